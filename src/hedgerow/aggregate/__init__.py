@@ -1,0 +1,1 @@
+"""From many updates to one."""

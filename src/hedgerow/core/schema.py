@@ -1,0 +1,88 @@
+"""What a model expects and answers: the schemas that `sense`, `model` and `decide` agree on."""
+
+from typing import Literal
+
+import msgspec
+
+from hedgerow.core.errors import UsageError
+
+Task = Literal["classification", "regression", "reconstruction"]
+Features = Literal["raw", "spectrum"]
+
+
+class InputSchema(msgspec.Struct, frozen=True, kw_only=True):
+    """From samples to one model input.
+
+    A window is `window` consecutive samples of all `channels` at `rate_hz`; the next one starts
+    `hop` samples later. Features turn a window `[channels, window]` into the array the model takes,
+    whose shape without the batch is `shape`. `mean` and `scale` (one per channel) standardise:
+    `(x - mean) / scale`; empty means leave as is. `per_window` takes mean and scale from the window
+    itself instead.
+    """
+
+    channels: tuple[str, ...]
+    units: tuple[str, ...]
+    rate_hz: float
+    window: int
+    hop: int
+    shape: tuple[int, ...]
+    features: Features = "raw"
+    mean: tuple[float, ...] = ()
+    scale: tuple[float, ...] = ()
+    per_window: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.channels or len(self.units) != len(self.channels):
+            raise UsageError(
+                f"input schema has {len(self.channels)} channels and {len(self.units)} units; "
+                "name at least one channel and one unit for each"
+            )
+        if self.rate_hz <= 0 or self.window < 1 or not 1 <= self.hop <= self.window:
+            raise UsageError(
+                f"input schema has rate {self.rate_hz} Hz, window {self.window}, hop {self.hop}; "
+                "wanted rate > 0, window ≥ 1 and 1 ≤ hop ≤ window"
+            )
+        for name, values in (("mean", self.mean), ("scale", self.scale)):
+            if values and len(values) != len(self.channels):
+                raise UsageError(
+                    f"input schema has {len(values)} values of {name} for {len(self.channels)} channels"
+                )
+        if any(value <= 0 for value in self.scale):
+            raise UsageError(
+                f"input schema has scale {self.scale}; every scale must be above 0"
+            )
+
+
+class OutputSchema(msgspec.Struct, frozen=True, kw_only=True):
+    """What the model answers: `size` numbers; for classification one logit for each of `labels`."""
+
+    task: Task
+    size: int
+    labels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.task == "classification" and len(self.labels) != self.size:
+            raise UsageError(
+                f"output schema has {len(self.labels)} labels for {self.size} logits"
+            )
+
+
+class LocalPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """How a device trains in one round.
+
+    `epochs` may be a fraction (0.5 trains on half of the data). `rate` is the learning rate,
+    `momentum` the heavy-ball factor of local SGD (zeroed at the start of every round), `pull` the
+    strength that holds the weights to the anchor (FedProx's μ), `gradient_norm_max` clips each
+    step's gradient (0: not at all), `augment` names the transforms of `hedgerow.sense.augment`,
+    `average_last` returns the mean of the weights over that last fraction of the steps.
+    """
+
+    epochs: float = 1.0
+    batch: int = 16
+    rate: float = 0.05
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    pull: float = 0.0
+    gradient_norm_max: float = 0.0
+    augment: tuple[str, ...] = ()
+    average_last: float = 0.0

@@ -1,0 +1,1 @@
+"""From model outputs to decisions: thresholds with hysteresis and a reason in words. Pure."""

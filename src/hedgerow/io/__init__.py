@@ -1,0 +1,1 @@
+"""Contact with the outside: links, stores, sensors, keys, clock, entropy."""

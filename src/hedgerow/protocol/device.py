@@ -1,0 +1,352 @@
+"""The device: takes offers, trains, and sends each update until it is acknowledged.
+
+    idle ──offer──▶ fetching ──fetched──▶ training ──trained──▶ idle
+                       (the model may be here already: straight to training)
+    idle ──idle for a while after an install──▶ personalising ──▶ idle
+
+An offer of a newer round, or the publication of the round's model, ends what is in progress.
+Inference is not in here: it goes on in every phase, with or without a link.
+"""
+
+from dataclasses import dataclass, field
+
+from hedgerow.core.streams import stream
+from hedgerow.protocol.effects import (
+    CancelTimer,
+    Effect,
+    Fetch,
+    Forget,
+    Install,
+    Personalise,
+    Post,
+    Resend,
+    SendNote,
+    SetTimer,
+    StopTraining,
+    Tell,
+    Train,
+)
+from hedgerow.wire.messages import (
+    Accept,
+    CheckIn,
+    Decline,
+    FromCoordinator,
+    ModelRef,
+    Offer,
+    Published,
+    Receipt,
+    Report,
+    RollCall,
+    Update,
+    update_id,
+)
+
+
+@dataclass(slots=True)
+class DeviceState:
+    """All a device's protocol knows. `unacknowledged` mirrors the ids in the durable outbox."""
+
+    device: str
+    name: str
+    model: ModelRef
+    check_in_seconds: float = 30.0
+    personalise_after_seconds: float = 0.0
+    sharing_paused: bool = False
+    samples: int = 0
+    phase: str = "idle"
+    online: bool = False
+    offer: Offer | None = None
+    last_round: int = 0
+    fetching: dict[str, ModelRef] = field(default_factory=dict)
+    unacknowledged: set[str] = field(default_factory=set)
+
+
+# Events -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    """The coordinator can be reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDown:
+    """The coordinator cannot be reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message came, authenticated and decoded."""
+
+    message: FromCoordinator
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """The model of this hash is here."""
+
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class FetchFailed:
+    """The model of this hash could not be brought."""
+
+    hash: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """Training for this round ended: the shared delta `[P]` as bytes, and figures."""
+
+    round: int
+    payload: bytes
+    samples: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingFailed:
+    """Training for this round could not be done."""
+
+    round: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Personalised:
+    """Fine-tuning ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplesChanged:
+    """So many training windows are in the store now."""
+
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """The application has something to report."""
+
+    report: Report
+
+
+@dataclass(frozen=True, slots=True)
+class PauseSharing:
+    """The owner pauses sharing, or resumes it."""
+
+    paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired:
+    """A timer ran out."""
+
+    name: str
+
+
+Event = (
+    LinkUp | LinkDown | Received | Fetched | FetchFailed | Trained | TrainingFailed
+) | (Personalised | SamplesChanged | Reported | PauseSharing | TimerFired)
+
+
+def step(
+    state: DeviceState, event: Event, now: float
+) -> tuple[DeviceState, list[Effect]]:
+    """One event in, effects out. `now` is in seconds on the shell's steady clock."""
+    match event:
+        case Received(message):
+            effects = _received(state, message, now)
+        case LinkUp():
+            state.online = True
+            effects = _check_in(state, now)
+        case LinkDown():
+            state.online = False
+            effects = [CancelTimer("check_in")]
+        case Fetched(digest):
+            effects = _fetched(state, digest, now)
+        case FetchFailed(digest, reason):
+            effects = _fetch_failed(state, digest, reason, now)
+        case Trained():
+            effects = _trained(state, event)
+        case TrainingFailed(number, reason):
+            effects = _training_failed(state, number, reason)
+        case Personalised():
+            state.phase = "idle" if state.phase == "personalising" else state.phase
+            effects = []
+        case SamplesChanged(samples):
+            state.samples, effects = samples, []
+        case Reported(report):
+            effects = (
+                [SendNote(report)] if state.online and not state.sharing_paused else []
+            )
+        case PauseSharing(paused):
+            effects = _pause(state, paused)
+        case TimerFired(name):
+            effects = _timer(state, name, now)
+    return state, effects
+
+
+def _received(state: DeviceState, message: FromCoordinator, now: float) -> list[Effect]:
+    match message:
+        case Offer():
+            return _offered(state, message)
+        case Published():
+            return _published(state, message)
+        case Receipt(id=receipt_id, outcome=outcome):
+            if receipt_id not in state.unacknowledged:
+                return []
+            state.unacknowledged.discard(receipt_id)
+            return [
+                Forget(receipt_id),
+                Tell("receipt", {"id": receipt_id, "outcome": outcome}),
+            ]
+        case RollCall(spread_seconds=spread):
+            wait = spread * stream(0, "roll call", state.device).random()
+            return [SetTimer("check_in", now + wait)]
+    return []  # answers to an enrolment mean nothing to a device that is in
+
+
+def _offered(state: DeviceState, offer: Offer) -> list[Effect]:
+    if update_id(state.device, offer.round) in state.unacknowledged:
+        return [Resend(update_id(state.device, offer.round))]
+    if state.offer is not None and offer.round == state.offer.round:
+        return [SendNote(Accept(round=offer.round))]  # asked again: the accept was lost
+    if offer.round < state.last_round:
+        return []  # an old offer, replayed
+    if state.sharing_paused:
+        return [SendNote(Decline(round=offer.round, reason="the owner paused sharing"))]
+    if state.samples == 0:
+        return [
+            SendNote(Decline(round=offer.round, reason="no samples to train on yet"))
+        ]
+    effects = _stop(state)
+    state.offer, state.last_round = offer, offer.round
+    effects += [SendNote(Accept(round=offer.round)), CancelTimer("personalise")]
+    if offer.model.hash == state.model.hash:
+        state.phase = "training"
+        return [*effects, Train(offer)]
+    state.phase = "fetching"
+    return effects + _fetch(state, offer.model)
+
+
+def _published(state: DeviceState, message: Published) -> list[Effect]:
+    effects: list[Effect] = []
+    if state.offer is not None and state.offer.round <= message.round:
+        effects = _stop(state)
+    if message.model.version > state.model.version:
+        effects += _fetch(state, message.model)
+    return effects
+
+
+def _fetch(state: DeviceState, model: ModelRef) -> list[Effect]:
+    if model.hash in state.fetching:
+        return []
+    state.fetching[model.hash] = model
+    return [Fetch(model)]
+
+
+def _fetched(state: DeviceState, digest: str, now: float) -> list[Effect]:
+    model = state.fetching.pop(digest, None)
+    effects: list[Effect] = []
+    if model is not None and model.version > state.model.version:
+        if state.phase == "personalising":
+            effects += _stop(state)  # what it started from is out of date
+        state.model = model
+        effects += [Install(model), Tell("installed", {"version": model.version})]
+    if (
+        state.phase == "fetching"
+        and state.offer is not None
+        and state.offer.model.hash == digest
+    ):
+        state.phase = "training"
+        effects.append(Train(state.offer))
+    elif effects and state.personalise_after_seconds > 0 and state.phase == "idle":
+        effects.append(SetTimer("personalise", now + state.personalise_after_seconds))
+    return effects
+
+
+def _fetch_failed(
+    state: DeviceState, digest: str, reason: str, now: float
+) -> list[Effect]:
+    """Nothing is lost: the coordinator offers or publishes again at the next check-in."""
+    state.fetching.pop(digest, None)
+    told: list[Effect] = [Tell("fetch_failed", {"hash": digest, "reason": reason})]
+    if (
+        state.phase == "fetching"
+        and state.offer is not None
+        and state.offer.model.hash == digest
+    ):
+        state.offer, state.phase = None, "idle"
+    return [*told, SetTimer("check_in", now + min(2.0, state.check_in_seconds))]
+
+
+def _trained(state: DeviceState, event: Trained) -> list[Effect]:
+    offer = state.offer
+    if state.phase != "training" or offer is None or offer.round != event.round:
+        return []  # stopped a moment ago
+    state.offer, state.phase = None, "idle"
+    post_id = update_id(state.device, offer.round)
+    state.unacknowledged.add(post_id)
+    update = Update(
+        round=offer.round,
+        base=offer.model.hash,
+        samples=event.samples,
+        payload=event.payload,
+        metrics=event.metrics,
+    )
+    return [
+        Post(post_id, update),
+        Tell("trained", {"round": offer.round, **event.metrics}),
+    ]
+
+
+def _training_failed(state: DeviceState, number: int, reason: str) -> list[Effect]:
+    if state.offer is None or state.offer.round != number:
+        return []
+    state.offer, state.phase = None, "idle"
+    decline = Decline(round=number, reason=reason[:200])
+    return [
+        SendNote(decline),
+        Tell("training_failed", {"round": number, "reason": reason}),
+    ]
+
+
+def _stop(state: DeviceState) -> list[Effect]:
+    """End what is in progress."""
+    busy = state.phase in {"training", "personalising"}
+    state.offer, state.phase = None, "idle"
+    return [StopTraining()] if busy else []
+
+
+def _pause(state: DeviceState, paused: bool) -> list[Effect]:
+    state.sharing_paused = paused
+    offer = state.offer
+    if not paused or offer is None:
+        return []
+    decline = Decline(round=offer.round, reason="the owner paused sharing")
+    return [SendNote(decline), *_stop(state)]
+
+
+def _check_in(state: DeviceState, now: float) -> list[Effect]:
+    """Say that we are here, and send again whatever was not acknowledged."""
+    note = CheckIn(
+        model_version=state.model.version, samples=state.samples, name=state.name
+    )
+    return [
+        *([] if state.sharing_paused else [SendNote(note)]),
+        *(Resend(post_id) for post_id in sorted(state.unacknowledged)),
+        SetTimer("check_in", now + state.check_in_seconds),
+    ]
+
+
+def _timer(state: DeviceState, name: str, now: float) -> list[Effect]:
+    match name:
+        case "check_in" if state.online:
+            return _check_in(state, now)
+        case "personalise" if state.phase == "idle":
+            state.phase = "personalising"
+            return [Personalise(state.model)]
+    return []

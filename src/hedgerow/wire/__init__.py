@@ -1,0 +1,1 @@
+"""Messages, their codec and their versions. One page of specification each in `docs/messages/`."""

@@ -1,0 +1,92 @@
+"""Bytes ↔ messages: MessagePack in a signed envelope.
+
+An envelope is the array `[version, sender, body, signature]`; `body` is the message as MessagePack
+and `signature` the sender's Ed25519 signature over `b"hedgerow 1\\n" + sender + b"\\n" + body`.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from hedgerow.core.errors import PeerError
+from hedgerow.wire.messages import VERSION, FromCoordinator, FromDevice, Message
+
+PAYLOAD_BYTES_MAX = 8 * 1024 * 1024
+"""Largest envelope anybody reads; NATS is set to the same."""
+
+Sign = Callable[[bytes], bytes]
+Verify = Callable[[str, bytes, bytes], bool]
+
+M = TypeVar("M", bound=Message)
+
+
+class Envelope(msgspec.Struct, frozen=True, array_like=True):
+    """A message still closed: who says it sent it, and the signature that shows it."""
+
+    version: int
+    sender: Annotated[str, msgspec.Meta(max_length=64)]
+    body: bytes
+    signature: Annotated[bytes, msgspec.Meta(max_length=64)]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_open = msgspec.msgpack.Decoder(Envelope).decode
+_from_device: msgspec.msgpack.Decoder[FromDevice] = msgspec.msgpack.Decoder(FromDevice)
+_from_coordinator: msgspec.msgpack.Decoder[FromCoordinator] = msgspec.msgpack.Decoder(
+    FromCoordinator
+)
+
+
+def seal(message: Message, sender: str, sign: Sign) -> bytes:
+    """A message as the bytes that go out, signed by `sender`."""
+    body = _encode(message)
+    return _encode(Envelope(VERSION, sender, body, sign(_signed(sender, body))))
+
+
+def open_from_device(data: bytes, device: str, verify: Verify) -> FromDevice:
+    """The message in `data`, which must be signed by `device`.
+
+    Raises:
+        PeerError: `oversized`, `malformed`, `unknown_version` or `forged`.
+    """
+    message: FromDevice = _unseal(data, device, verify, _from_device)
+    return message
+
+
+def open_from_coordinator(
+    data: bytes, coordinator: str, verify: Verify
+) -> FromCoordinator:
+    """The message in `data`, which must be signed by `coordinator`; errors as above."""
+    message: FromCoordinator = _unseal(data, coordinator, verify, _from_coordinator)
+    return message
+
+
+def _unseal(
+    data: bytes, sender: str, verify: Verify, decoder: msgspec.msgpack.Decoder[Any]
+) -> Any:
+    if len(data) > PAYLOAD_BYTES_MAX:
+        raise PeerError(
+            "oversized", f"{len(data)} bytes came, at most {PAYLOAD_BYTES_MAX} are read"
+        )
+    try:
+        envelope = _open(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise PeerError("malformed", f"not an envelope: {error}") from error
+    if envelope.version != VERSION:
+        raise PeerError(
+            "unknown_version",
+            f"version {envelope.version} came, this side speaks {VERSION}",
+        )
+    if envelope.sender != sender or not verify(
+        sender, _signed(sender, envelope.body), envelope.signature
+    ):
+        raise PeerError("forged", f"not signed by {sender}")
+    try:
+        return decoder.decode(envelope.body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise PeerError("malformed", f"not a message: {error}") from error
+
+
+def _signed(sender: str, body: bytes) -> bytes:
+    return b"hedgerow 1\n" + sender.encode() + b"\n" + body
