@@ -36,9 +36,7 @@ class ExactSum:
             UsageError: nothing was added.
         """
         if self.weight_total <= 0:
-            raise UsageError(
-                "the mean of no updates was asked for; add at least one first"
-            )
+            raise UsageError("the mean of no updates was asked for; add at least one first")
         return mean_of(self.total, self.weight_total)
 
     def digest(self) -> str:
@@ -48,13 +46,9 @@ class ExactSum:
 
     def _merge(self, total: Fixed, weight: int, terms: int) -> None:
         if total.shape != self.total.shape:
-            raise UsageError(
-                f"a sum of shape {self.total.shape} cannot take {total.shape}"
-            )
+            raise UsageError(f"a sum of shape {self.total.shape} cannot take {total.shape}")
         if self.terms + terms > TERMS_MAX:
-            raise UsageError(
-                f"a sum takes at most {TERMS_MAX} terms; split it into several sums"
-            )
+            raise UsageError(f"a sum takes at most {TERMS_MAX} terms; split it into several sums")
         self.total += total
         self.weight_total += weight
         self.terms += terms

@@ -8,7 +8,7 @@ classification (Hsu, Qi, Brown, 2019). Device half: train by the plan, send the 
 """
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
@@ -21,7 +21,7 @@ SAMPLES_MAX = 64 * SAMPLES_UNIT
 """A device counts for no more samples than this, so that no claim outweighs a fleet."""
 
 
-class FedAvg(msgspec.Struct, frozen=True, kw_only=True):
+class FedAvg(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of the algorithm.
 
     `weighting`: each device by its number of samples, or all equal. `local_rate`: the devices'
@@ -29,16 +29,14 @@ class FedAvg(msgspec.Struct, frozen=True, kw_only=True):
     of where it started.
     """
 
-    rate: float = 1.0
-    momentum: float = 0.0
+    rate: Annotated[float, msgspec.Meta(gt=0, le=100)] = 1.0
+    momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
     weighting: Literal["samples", "equal"] = "samples"
     local_rate: Literal["constant", "cosine"] = "constant"
-    local_rate_end: float = 0.1
+    local_rate_end: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1
 
 
-def plan_of_round(
-    settings: FedAvg, plan: LocalPlan, index: int, rounds: int
-) -> LocalPlan:
+def plan_of_round(settings: FedAvg, plan: LocalPlan, index: int, rounds: int) -> LocalPlan:
     """The plan offered in round `index` (from 0) of `rounds`; 0 rounds means without end."""
     if settings.local_rate == "constant" or rounds < 2:
         return plan

@@ -6,9 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 
 
-def uniform(
-    candidates: Iterable[str], count: int, rng: np.random.Generator
-) -> list[str]:
+def uniform(candidates: Iterable[str], count: int, rng: np.random.Generator) -> list[str]:
     """`count` of the candidates, each as likely as any other; all, where there are fewer."""
     ordered = sorted(candidates)
     chosen = rng.permutation(len(ordered))[:count]

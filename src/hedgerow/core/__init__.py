@@ -1,1 +1,4 @@
-"""Ground floor: layouts, schemas, fixed point, named random streams, errors. Pure; imports no room."""
+"""Ground floor: layouts, schemas, fixed point, named random streams, errors.
+
+Pure; imports no room.
+"""

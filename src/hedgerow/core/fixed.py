@@ -27,13 +27,12 @@ def to_fixed(values: Vector, weight: float) -> Fixed:
     Raises:
         PeerError: a value is not finite (`not_finite`) or beyond `MAGNITUDE_MAX` (`out_of_range`).
     """
-    scaled = values.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN would warn; it is refused below
+        scaled = values.astype(np.float64)
     scaled *= weight
     top = float(np.max(np.abs(scaled), initial=0.0))  # NaN and infinity survive max()
     if not np.isfinite(top):
-        raise PeerError(
-            "not_finite", "the update holds NaN or infinity; wanted finite numbers"
-        )
+        raise PeerError("not_finite", "the update holds NaN or infinity; wanted finite numbers")
     if top > MAGNITUDE_MAX:
         raise PeerError(
             "out_of_range",

@@ -77,14 +77,10 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
         wanted = {tensor.name: tensor.shape for tensor in self.tensors}
         got = {name: tuple(array.shape) for name, array in tensors.items()}
         if got != wanted:
-            raise UsageError(
-                f"tensors do not fit the layout: got {got}, wanted {wanted}"
-            )
+            raise UsageError(f"tensors do not fit the layout: got {got}, wanted {wanted}")
         if not self.tensors:
             return np.zeros(0, np.float32)
-        parts = [
-            np.asarray(tensors[t.name], np.float32).reshape(-1) for t in self.tensors
-        ]
+        parts = [np.asarray(tensors[t.name], np.float32).reshape(-1) for t in self.tensors]
         return np.concatenate(parts)
 
     def unflatten(self, vector: Vector) -> dict[str, NDArray[np.float32]]:
@@ -94,9 +90,5 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
             UsageError: the vector has another length than `size`.
         """
         if vector.shape != (self.size,):
-            raise UsageError(
-                f"vector has shape {vector.shape}, the layout wants ({self.size},)"
-            )
-        return {
-            t.name: vector[self.slices[t.name]].reshape(t.shape) for t in self.tensors
-        }
+            raise UsageError(f"vector has shape {vector.shape}, the layout wants ({self.size},)")
+        return {t.name: vector[self.slices[t.name]].reshape(t.shape) for t in self.tensors}

@@ -1,6 +1,6 @@
 """What a model expects and answers: the schemas that `sense`, `model` and `decide` agree on."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -45,12 +45,11 @@ class InputSchema(msgspec.Struct, frozen=True, kw_only=True):
         for name, values in (("mean", self.mean), ("scale", self.scale)):
             if values and len(values) != len(self.channels):
                 raise UsageError(
-                    f"input schema has {len(values)} values of {name} for {len(self.channels)} channels"
+                    f"input schema has {len(values)} values of {name} for "
+                    f"{len(self.channels)} channels; give one for each, or none"
                 )
         if any(value <= 0 for value in self.scale):
-            raise UsageError(
-                f"input schema has scale {self.scale}; every scale must be above 0"
-            )
+            raise UsageError(f"input schema has scale {self.scale}; every scale must be above 0")
 
 
 class OutputSchema(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,12 +61,10 @@ class OutputSchema(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if self.task == "classification" and len(self.labels) != self.size:
-            raise UsageError(
-                f"output schema has {len(self.labels)} labels for {self.size} logits"
-            )
+            raise UsageError(f"output schema has {len(self.labels)} labels for {self.size} logits")
 
 
-class LocalPlan(msgspec.Struct, frozen=True, kw_only=True):
+class LocalPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a device trains in one round.
 
     `epochs` may be a fraction (0.5 trains on half of the data). `rate` is the learning rate,
@@ -77,12 +74,15 @@ class LocalPlan(msgspec.Struct, frozen=True, kw_only=True):
     `average_last` returns the mean of the weights over that last fraction of the steps.
     """
 
-    epochs: float = 1.0
-    batch: int = 16
-    rate: float = 0.05
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    pull: float = 0.0
-    gradient_norm_max: float = 0.0
-    augment: tuple[str, ...] = ()
-    average_last: float = 0.0
+    epochs: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 1.0
+    batch: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 16
+    rate: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.05
+    momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    weight_decay: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.0
+    pull: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
+    gradient_norm_max: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    augment: Annotated[
+        tuple[Annotated[str, msgspec.Meta(max_length=64)], ...],
+        msgspec.Meta(max_length=16),
+    ] = ()
+    average_last: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0

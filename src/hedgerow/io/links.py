@@ -28,6 +28,10 @@ class BlobRefused(PeerError):
     """A blob came that is too large, cut short, or not the one its hash names."""
 
 
+class MessageRefused(PeerError):
+    """The other side will never take this message (too large, say): drop it, do not retry."""
+
+
 class ByteMeter:
     """Counts what goes over a link, by class of message: `update`, `note`, `blob`, `join`.
 
@@ -91,13 +95,14 @@ class DeviceLink(Protocol):
     async def send_note(self, data: bytes) -> None:
         """Send once, without an acknowledgement: notes may be lost and are repeated by timers.
 
-        Raises LinkDown when the link is known to be away.
+        Raises LinkDown when the link is known to be away, MessageRefused when it is too large.
         """
 
     async def send_update(self, data: bytes, message_id: str) -> None:
         """Return when the update is stored durably. Sending the same id and bytes again is safe.
 
-        Raises LinkDown when away or unacknowledged; the update may then have been stored or not.
+        Raises LinkDown when away or unacknowledged (it may then have been stored or not), and
+        MessageRefused when the server will never take it.
         """
 
     async def fetch_blob(self, sha256: str, bytes_max: int) -> bytes:

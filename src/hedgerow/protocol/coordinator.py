@@ -14,20 +14,21 @@ same function, so nothing that had arrived is asked for again.
 """
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import msgspec
 import numpy as np
 
 from hedgerow.algorithms.fedavg import FedAvg, plan_of_round, weight_of
 from hedgerow.algorithms.selection import over_selected, uniform
-from hedgerow.core.errors import PeerError, ProtocolBug
+from hedgerow.core.errors import PeerError, ProtocolBug, UsageError
 from hedgerow.core.fixed import to_fixed, weight_to_fixed
 from hedgerow.core.schema import LocalPlan
 from hedgerow.core.streams import stream
 from hedgerow.protocol.effects import (
     AbandonRound,
+    Admit,
     Aggregate,
     Broadcast,
     CancelTimer,
@@ -37,6 +38,7 @@ from hedgerow.protocol.effects import (
     Send,
     SetTimer,
     Tell,
+    TurnAway,
 )
 from hedgerow.wire.messages import (
     Accept,
@@ -54,7 +56,7 @@ from hedgerow.wire.messages import (
 )
 
 
-class RoundRules(msgspec.Struct, frozen=True, kw_only=True):
+class RoundRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How rounds go. `cohort` updates are wanted, `quorum` suffice at the deadline.
 
     More than `cohort` are invited, so that it is met although `over_selection` (a share, 0 to <1)
@@ -64,16 +66,24 @@ class RoundRules(msgspec.Struct, frozen=True, kw_only=True):
     device to check in, spread over `roll_call_seconds`.
     """
 
-    cohort: int = 10
-    quorum: int = 8
-    over_selection: float = 0.0
-    deadline_seconds: float = 600.0
-    pause_seconds: float = 0.0
-    retry_seconds: float = 5.0
-    presence_seconds: float = 90.0
-    roll_call_seconds: float = 0.0
-    rounds: int = 0
+    cohort: Annotated[int, msgspec.Meta(ge=1)] = 10
+    quorum: Annotated[int, msgspec.Meta(ge=1)] = 8
+    over_selection: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    deadline_seconds: Annotated[float, msgspec.Meta(gt=0, le=1e7)] = 600.0
+    pause_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    retry_seconds: Annotated[float, msgspec.Meta(gt=0)] = 5.0
+    presence_seconds: Annotated[float, msgspec.Meta(gt=0)] = 90.0
+    roll_call_seconds: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
+    devices_max: Annotated[int, msgspec.Meta(ge=1)] = 100_000
+    rounds: Annotated[int, msgspec.Meta(ge=0)] = 0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.quorum > self.cohort:
+            raise UsageError(
+                f"rounds want a quorum of {self.quorum} out of a cohort of {self.cohort}; "
+                "set quorum to at most cohort"
+            )
 
 
 @dataclass(slots=True)
@@ -98,10 +108,20 @@ class OpenRound:
     cohort: dict[str, str]
     opened_at: float
     samples: int = 0
+    counts: Counter[str] = field(init=False)
 
-    def count(self, phase: str) -> int:
-        """How many of the cohort are in that phase."""
-        return sum(1 for value in self.cohort.values() if value == phase)
+    def __post_init__(self) -> None:
+        self.counts = Counter(self.cohort.values())
+
+    def count(self, *phases: str) -> int:
+        """How many of the cohort are in one of those phases."""
+        return sum(self.counts[phase] for phase in phases)
+
+    def move(self, device: str, phase: str) -> None:
+        """A device of the cohort is in another phase now."""
+        self.counts[self.cohort[device]] -= 1
+        self.counts[phase] += 1
+        self.cohort[device] = phase
 
 
 @dataclass(slots=True)
@@ -138,6 +158,14 @@ class Joined:
 
 
 @dataclass(frozen=True, slots=True)
+class EnrolmentAsked:
+    """A device that holds the join credential asks to come in, in a message it signed."""
+
+    device: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Received:
     """A message came from `device`, authenticated and decoded."""
 
@@ -168,8 +196,7 @@ class Aggregated:
     model: ModelRef
 
 
-Event = Started | Joined | Received | Refused | TimerFired | Aggregated
-Handler = Callable[[CoordinatorState, "Event", float], list[Effect]]
+Event = Started | Joined | EnrolmentAsked | Received | Refused | TimerFired | Aggregated
 
 
 def step(
@@ -188,6 +215,8 @@ def step(
         case Joined(device, name):
             state.members.setdefault(device, Member()).name = name
             effects = []
+        case EnrolmentAsked(device, name):
+            effects = _enrolment(state, device, name)
         case Started():
             effects = _started(state, now)
         case TimerFired(name):
@@ -197,16 +226,21 @@ def step(
     return state, effects
 
 
-def restore_round(
-    state: CoordinatorState, saved: SaveRound, now: float
-) -> CoordinatorState:
+def restore_round(state: CoordinatorState, saved: SaveRound, now: float) -> CoordinatorState:
     """Open again the round that was open at the crash; the shell then replays the journal."""
     cohort = dict.fromkeys(saved.cohort, "offered")
-    state.open = OpenRound(
-        saved.number, saved.model, saved.plan, saved.target, cohort, now
-    )
+    state.open = OpenRound(saved.number, saved.model, saved.plan, saved.target, cohort, now)
     state.phase, state.last_round = "replaying", saved.number
     return state
+
+
+def _enrolment(state: CoordinatorState, device: str, name: str) -> list[Effect]:
+    """Known devices are admitted again: their answer may have been lost."""
+    if device not in state.members and len(state.members) >= state.rules.devices_max:
+        reason = f"the fleet is full: it takes {state.rules.devices_max} devices"
+        return [TurnAway(device, reason), Tell("turned_away", {"device": device})]
+    state.members.setdefault(device, Member()).name = name
+    return [Admit(device, name), Tell("joined", {"device": device, "name": name})]
 
 
 # Messages -----------------------------------------------------------------------------------------
@@ -228,9 +262,7 @@ def _received(
         case Accept(round=number):
             return _mark(state, device, number, "accepted", now)
         case Decline(round=number, reason=reason):
-            told: list[Effect] = [
-                Tell("declined", {"device": device, "reason": reason})
-            ]
+            told: list[Effect] = [Tell("declined", {"device": device, "reason": reason})]
             return told + _mark(state, device, number, "declined", now)
         case Report():
             if not np.isfinite([message.confidence, *message.metrics.values()]).all():
@@ -246,15 +278,33 @@ def _check_in(
     member.samples, member.model_version = message.samples, message.model_version
     member.name = message.name or member.name
     effects: list[Effect] = [Tell("checked_in", {"device": device})]
+    if state.phase == "replaying":
+        return effects  # what this device sent may still stand in the journal
+    effects += _receipts_again(state, device, message.pending)
     current = state.open
-    if current is not None and state.phase == "open":
-        if current.cohort.get(device) in {"offered", "accepted"}:
-            effects.append(Send(device, _offer(state, current, now)))
+    awaited = current is not None and current.cohort.get(device) in {"offered", "accepted"}
+    if current is not None and awaited and state.phase == "open":
+        effects.append(Send(device, _offer(state, current, now)))
     elif message.model_version < state.model.version:
-        effects.append(
-            Send(device, Published(round=state.last_round, model=state.model))
-        )
+        effects.append(Send(device, Published(round=state.last_round, model=state.model)))
     return effects + _maybe_open(state, now)
+
+
+def _receipts_again(state: CoordinatorState, device: str, pending: list[int]) -> list[Effect]:
+    """Receipts that were lost on the way; an update still on its way gets its own in time."""
+    effects: list[Effect] = []
+    current = state.open
+    for number in pending:
+        if number > state.last_round:
+            outcome = "unknown_round"
+        elif current is None or number != current.number:
+            outcome = "late"
+        elif current.cohort.get(device) in {"counted", "refused"}:
+            outcome = "duplicate"
+        else:
+            continue
+        effects.append(Send(device, Receipt(id=update_id(device, number), outcome=outcome)))
+    return effects
 
 
 def _mark(
@@ -266,25 +316,25 @@ def _mark(
         return []
     before = current.cohort.get(device)
     if before == "offered" or (before == "accepted" and phase == "declined"):
-        current.cohort[device] = phase
+        current.move(device, phase)
         return _maybe_close(state, now)
     return []
 
 
-def _update(
-    state: CoordinatorState, device: str, update: Update, now: float
-) -> list[Effect]:
+def _update(state: CoordinatorState, device: str, update: Update, now: float) -> list[Effect]:
     receipt_id = update_id(device, update.round)
     current = state.open
     outcome = _out_of_place(state, device, update)
     effects: list[Effect] = []
     if outcome is None and current is not None:
         try:
-            count_in = _checked(state, device, update)
+            count_in = _checked(state, current, device, update)
         except PeerError as error:
-            outcome, current.cohort[device] = error.reason, "refused"
+            outcome = error.reason
+            current.move(device, "refused")
         else:
-            outcome, current.cohort[device] = "counted", "counted"
+            outcome = "counted"
+            current.move(device, "counted")
             current.samples += update.samples
             effects.append(count_in)
     assert outcome is not None
@@ -303,38 +353,32 @@ def _out_of_place(state: CoordinatorState, device: str, update: Update) -> str |
     current = state.open
     if update.round > state.last_round:
         return "unknown_round"
-    if (
-        current is None
-        or update.round != current.number
-        or state.phase == "aggregating"
-    ):
+    if current is None or update.round != current.number or state.phase == "aggregating":
         return "late"
     match current.cohort.get(device):
         case None:
             return "uninvited"
-        case "counted":
+        case "counted" | "refused":
             return "duplicate"
     if current.count("counted") >= current.target:
         return "late"  # replaying a journal that runs past the end of the round
-    return "stale" if update.base != current.model.hash else None
+    return None
 
 
-def _checked(state: CoordinatorState, device: str, update: Update) -> CountIn:
+def _checked(state: CoordinatorState, current: OpenRound, device: str, update: Update) -> CountIn:
     """The update as a term of the sum; raises PeerError with the reason it cannot be one."""
+    if update.base != current.model.hash:
+        raise PeerError("stale", f"it starts from {update.base}, not {current.model.hash}")
     wanted = 4 * state.parameters
     if len(update.payload) != wanted:
-        raise PeerError(
-            "wrong_shape", f"{len(update.payload)} bytes came, {wanted} were wanted"
-        )
+        raise PeerError("wrong_shape", f"{len(update.payload)} bytes came, {wanted} were wanted")
     if update.samples < 1:
         raise PeerError("no_samples", "an update over no samples; wanted at least one")
     if not np.isfinite(list(update.metrics.values())).all():
         raise PeerError("not_finite", "a metric is not finite")
     weight = weight_of(state.algorithm, update.samples)
     delta = np.frombuffer(update.payload, "<f4")
-    return CountIn(
-        update.round, device, to_fixed(delta, weight), weight_to_fixed(weight)
-    )
+    return CountIn(update.round, device, to_fixed(delta, weight), weight_to_fixed(weight))
 
 
 def _refused(state: CoordinatorState, device: str, reason: str) -> list[Effect]:
@@ -355,16 +399,18 @@ def _started(state: CoordinatorState, now: float) -> list[Effect]:
         return [roll_call, *_maybe_open(state, now)]
     state.phase = "open"
     current.opened_at = now
-    missing = [
-        d for d, phase in current.cohort.items() if phase not in {"counted", "refused"}
+    missing = [device for device, phase in current.cohort.items() if phase == "offered"]
+    told = Tell("round_resumed", {"round": current.number, "missing": len(missing)})
+    closing = _maybe_close(state, now)
+    if closing:
+        return [roll_call, told, *closing]
+    offer = _offer(state, current, now)
+    return [
+        roll_call,
+        *(Send(device, offer) for device in missing),
+        SetTimer("deadline", now + state.rules.deadline_seconds),
+        told,
     ]
-    effects: list[Effect] = [roll_call]
-    effects += [Send(d, _offer(state, current, now)) for d in missing]
-    effects.append(SetTimer("deadline", now + state.rules.deadline_seconds))
-    effects.append(
-        Tell("round_resumed", {"round": current.number, "missing": len(missing)})
-    )
-    return effects + _maybe_close(state, now)
 
 
 def _timer(state: CoordinatorState, name: str, now: float) -> list[Effect]:
@@ -423,14 +469,12 @@ def _maybe_close(state: CoordinatorState, now: float) -> list[Effect]:
         return []
     if current.count("counted") >= current.target:
         return _close(state, current, now, "target")
-    if not current.count("offered") and not current.count("accepted"):
+    if current.count("offered", "accepted") == 0:
         return _close(state, current, now, "settled")
     return []
 
 
-def _close(
-    state: CoordinatorState, current: OpenRound, now: float, why: str
-) -> list[Effect]:
+def _close(state: CoordinatorState, current: OpenRound, now: float, why: str) -> list[Effect]:
     counted = current.count("counted")
     fields = {"round": current.number, "counted": counted, "why": why}
     if counted >= min(state.rules.quorum, current.target):
@@ -450,9 +494,7 @@ def _close(
     ]
 
 
-def _aggregated(
-    state: CoordinatorState, number: int, model: ModelRef, now: float
-) -> list[Effect]:
+def _aggregated(state: CoordinatorState, number: int, model: ModelRef, now: float) -> list[Effect]:
     current = state.open
     if state.phase != "aggregating" or current is None or current.number != number:
         raise ProtocolBug("coordinator", state.phase, f"Aggregated({number})")

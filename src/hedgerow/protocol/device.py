@@ -38,13 +38,18 @@ from hedgerow.wire.messages import (
     Report,
     RollCall,
     Update,
+    round_of,
     update_id,
 )
 
 
 @dataclass(slots=True)
 class DeviceState:
-    """All a device's protocol knows. `unacknowledged` mirrors the ids in the durable outbox."""
+    """All a device's protocol knows. `unacknowledged` mirrors the ids in the durable outbox.
+
+    Offers of `last_round` and of older rounds are over and done with. `personalise_due`: the
+    installed model has not been personalised yet.
+    """
 
     device: str
     name: str
@@ -57,6 +62,7 @@ class DeviceState:
     online: bool = False
     offer: Offer | None = None
     last_round: int = 0
+    personalise_due: bool = False
     fetching: dict[str, ModelRef] = field(default_factory=dict)
     unacknowledged: set[str] = field(default_factory=set)
 
@@ -147,46 +153,46 @@ class TimerFired:
     name: str
 
 
-Event = (
-    LinkUp | LinkDown | Received | Fetched | FetchFailed | Trained | TrainingFailed
-) | (Personalised | SamplesChanged | Reported | PauseSharing | TimerFired)
+Event = (LinkUp | LinkDown | Received | Fetched | FetchFailed | Trained | TrainingFailed) | (
+    Personalised | SamplesChanged | Reported | PauseSharing | TimerFired
+)
 
 
-def step(
-    state: DeviceState, event: Event, now: float
-) -> tuple[DeviceState, list[Effect]]:
+def step(state: DeviceState, event: Event, now: float) -> tuple[DeviceState, list[Effect]]:
     """One event in, effects out. `now` is in seconds on the shell's steady clock."""
+    before = (state.phase, state.model)
+    effects = _handle(state, event, now)
+    if state.phase == "idle" and state.personalise_due and before != ("idle", state.model):
+        effects.append(SetTimer("personalise", now + state.personalise_after_seconds))
+    return state, effects
+
+
+def _handle(state: DeviceState, event: Event, now: float) -> list[Effect]:
     match event:
         case Received(message):
-            effects = _received(state, message, now)
-        case LinkUp():
-            state.online = True
-            effects = _check_in(state, now)
-        case LinkDown():
-            state.online = False
-            effects = [CancelTimer("check_in")]
+            return _received(state, message, now)
+        case LinkUp() | LinkDown():
+            state.online = isinstance(event, LinkUp)
+            return _check_in(state, now) if state.online else [CancelTimer("check_in")]
         case Fetched(digest):
-            effects = _fetched(state, digest, now)
+            return _fetched(state, digest)
         case FetchFailed(digest, reason):
-            effects = _fetch_failed(state, digest, reason, now)
+            return _fetch_failed(state, digest, reason, now)
         case Trained():
-            effects = _trained(state, event)
+            return _trained(state, event)
         case TrainingFailed(number, reason):
-            effects = _training_failed(state, number, reason)
+            return _training_failed(state, number, reason)
         case Personalised():
-            state.phase = "idle" if state.phase == "personalising" else state.phase
-            effects = []
+            return _personalised(state)
         case SamplesChanged(samples):
-            state.samples, effects = samples, []
+            state.samples = samples
+            return []
         case Reported(report):
-            effects = (
-                [SendNote(report)] if state.online and not state.sharing_paused else []
-            )
+            return [SendNote(report)] if state.online and not state.sharing_paused else []
         case PauseSharing(paused):
-            effects = _pause(state, paused)
+            return _pause(state, paused, now)
         case TimerFired(name):
-            effects = _timer(state, name, now)
-    return state, effects
+            return _timer(state, name, now)
 
 
 def _received(state: DeviceState, message: FromCoordinator, now: float) -> list[Effect]:
@@ -210,20 +216,18 @@ def _received(state: DeviceState, message: FromCoordinator, now: float) -> list[
 
 
 def _offered(state: DeviceState, offer: Offer) -> list[Effect]:
+    if state.sharing_paused:
+        return [SendNote(Decline(round=offer.round, reason="the owner paused sharing"))]
     if update_id(state.device, offer.round) in state.unacknowledged:
         return [Resend(update_id(state.device, offer.round))]
     if state.offer is not None and offer.round == state.offer.round:
         return [SendNote(Accept(round=offer.round))]  # asked again: the accept was lost
-    if offer.round < state.last_round:
-        return []  # an old offer, replayed
-    if state.sharing_paused:
-        return [SendNote(Decline(round=offer.round, reason="the owner paused sharing"))]
+    if offer.round <= state.last_round:
+        return []  # a late copy, or an old offer replayed
     if state.samples == 0:
-        return [
-            SendNote(Decline(round=offer.round, reason="no samples to train on yet"))
-        ]
+        return [SendNote(Decline(round=offer.round, reason="no samples to train on yet"))]
     effects = _stop(state)
-    state.offer, state.last_round = offer, offer.round
+    state.offer, state.last_round = offer, offer.round - 1  # older ones are over
     effects += [SendNote(Accept(round=offer.round)), CancelTimer("personalise")]
     if offer.model.hash == state.model.hash:
         state.phase = "training"
@@ -234,6 +238,7 @@ def _offered(state: DeviceState, offer: Offer) -> list[Effect]:
 
 def _published(state: DeviceState, message: Published) -> list[Effect]:
     effects: list[Effect] = []
+    state.last_round = max(state.last_round, message.round)
     if state.offer is not None and state.offer.round <= message.round:
         effects = _stop(state)
     if message.model.version > state.model.version:
@@ -248,37 +253,25 @@ def _fetch(state: DeviceState, model: ModelRef) -> list[Effect]:
     return [Fetch(model)]
 
 
-def _fetched(state: DeviceState, digest: str, now: float) -> list[Effect]:
+def _fetched(state: DeviceState, digest: str) -> list[Effect]:
     model = state.fetching.pop(digest, None)
     effects: list[Effect] = []
     if model is not None and model.version > state.model.version:
         if state.phase == "personalising":
             effects += _stop(state)  # what it started from is out of date
-        state.model = model
+        state.model, state.personalise_due = model, state.personalise_after_seconds > 0
         effects += [Install(model), Tell("installed", {"version": model.version})]
-    if (
-        state.phase == "fetching"
-        and state.offer is not None
-        and state.offer.model.hash == digest
-    ):
+    if state.phase == "fetching" and state.offer is not None and state.offer.model.hash == digest:
         state.phase = "training"
         effects.append(Train(state.offer))
-    elif effects and state.personalise_after_seconds > 0 and state.phase == "idle":
-        effects.append(SetTimer("personalise", now + state.personalise_after_seconds))
     return effects
 
 
-def _fetch_failed(
-    state: DeviceState, digest: str, reason: str, now: float
-) -> list[Effect]:
+def _fetch_failed(state: DeviceState, digest: str, reason: str, now: float) -> list[Effect]:
     """Nothing is lost: the coordinator offers or publishes again at the next check-in."""
     state.fetching.pop(digest, None)
     told: list[Effect] = [Tell("fetch_failed", {"hash": digest, "reason": reason})]
-    if (
-        state.phase == "fetching"
-        and state.offer is not None
-        and state.offer.model.hash == digest
-    ):
+    if state.phase == "fetching" and state.offer is not None and state.offer.model.hash == digest:
         state.offer, state.phase = None, "idle"
     return [*told, SetTimer("check_in", now + min(2.0, state.check_in_seconds))]
 
@@ -287,7 +280,7 @@ def _trained(state: DeviceState, event: Trained) -> list[Effect]:
     offer = state.offer
     if state.phase != "training" or offer is None or offer.round != event.round:
         return []  # stopped a moment ago
-    state.offer, state.phase = None, "idle"
+    state.offer, state.phase, state.last_round = None, "idle", offer.round
     post_id = update_id(state.device, offer.round)
     state.unacknowledged.add(post_id)
     update = Update(
@@ -314,6 +307,12 @@ def _training_failed(state: DeviceState, number: int, reason: str) -> list[Effec
     ]
 
 
+def _personalised(state: DeviceState) -> list[Effect]:
+    if state.phase == "personalising":
+        state.phase, state.personalise_due = "idle", False
+    return []
+
+
 def _stop(state: DeviceState) -> list[Effect]:
     """End what is in progress."""
     busy = state.phase in {"training", "personalising"}
@@ -321,10 +320,13 @@ def _stop(state: DeviceState) -> list[Effect]:
     return [StopTraining()] if busy else []
 
 
-def _pause(state: DeviceState, paused: bool) -> list[Effect]:
+def _pause(state: DeviceState, paused: bool, now: float) -> list[Effect]:
+    """While sharing is paused nothing leaves the device but declines, the outbox included."""
     state.sharing_paused = paused
+    if not paused:
+        return _check_in(state, now) if state.online else []
     offer = state.offer
-    if not paused or offer is None:
+    if offer is None:
         return []
     decline = Decline(round=offer.round, reason="the owner paused sharing")
     return [SendNote(decline), *_stop(state)]
@@ -332,14 +334,16 @@ def _pause(state: DeviceState, paused: bool) -> list[Effect]:
 
 def _check_in(state: DeviceState, now: float) -> list[Effect]:
     """Say that we are here, and send again whatever was not acknowledged."""
+    again = SetTimer("check_in", now + state.check_in_seconds)
+    if state.sharing_paused:
+        return [again]
     note = CheckIn(
-        model_version=state.model.version, samples=state.samples, name=state.name
+        model_version=state.model.version,
+        samples=state.samples,
+        name=state.name,
+        pending=sorted(round_of(post_id) for post_id in state.unacknowledged)[:64],
     )
-    return [
-        *([] if state.sharing_paused else [SendNote(note)]),
-        *(Resend(post_id) for post_id in sorted(state.unacknowledged)),
-        SetTimer("check_in", now + state.check_in_seconds),
-    ]
+    return [SendNote(note), *map(Resend, sorted(state.unacknowledged)), again]
 
 
 def _timer(state: DeviceState, name: str, now: float) -> list[Effect]:

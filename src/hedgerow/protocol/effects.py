@@ -100,6 +100,22 @@ class StopTraining:
 
 
 @dataclass(frozen=True, slots=True)
+class Admit:
+    """Keep the device durably, issue its credential, and answer `enrolled`."""
+
+    device: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class TurnAway:
+    """Answer `not_enrolled` with the reason."""
+
+    device: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class SaveRound:
     """Keep durably that this round is open, for whom, and from which model."""
 
@@ -152,16 +168,6 @@ class AbandonRound:
 
 Effect = (
     (SetTimer | CancelTimer | Tell)
-    | (
-        SendNote
-        | Post
-        | Resend
-        | Forget
-        | Fetch
-        | Install
-        | Train
-        | Personalise
-        | StopTraining
-    )
-    | (SaveRound | Send | Broadcast | CountIn | Aggregate | AbandonRound)
+    | (SendNote | Post | Resend | Forget | Fetch | Install | Train | Personalise | StopTraining)
+    | (Admit | TurnAway | SaveRound | Send | Broadcast | CountIn | Aggregate | AbandonRound)
 )

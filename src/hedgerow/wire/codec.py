@@ -1,7 +1,7 @@
-"""Bytes ↔ messages: MessagePack in a signed envelope.
+r"""Bytes ↔ messages: MessagePack in a signed envelope.
 
 An envelope is the array `[version, sender, body, signature]`; `body` is the message as MessagePack
-and `signature` the sender's Ed25519 signature over `b"hedgerow 1\\n" + sender + b"\\n" + body`.
+and `signature` the sender's Ed25519 signature over `b"hedgerow 1\n" + sender + b"\n" + body`.
 """
 
 from collections.abc import Callable
@@ -30,6 +30,9 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True):
     signature: Annotated[bytes, msgspec.Meta(max_length=64)]
 
 
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What a decoder raises on hostile bytes; the last for arrays nested some thousand deep."""
+
 _encode = msgspec.msgpack.Encoder().encode
 _open = msgspec.msgpack.Decoder(Envelope).decode
 _from_device: msgspec.msgpack.Decoder[FromDevice] = msgspec.msgpack.Decoder(FromDevice)
@@ -54,24 +57,20 @@ def open_from_device(data: bytes, device: str, verify: Verify) -> FromDevice:
     return message
 
 
-def open_from_coordinator(
-    data: bytes, coordinator: str, verify: Verify
-) -> FromCoordinator:
+def open_from_coordinator(data: bytes, coordinator: str, verify: Verify) -> FromCoordinator:
     """The message in `data`, which must be signed by `coordinator`; errors as above."""
     message: FromCoordinator = _unseal(data, coordinator, verify, _from_coordinator)
     return message
 
 
-def _unseal(
-    data: bytes, sender: str, verify: Verify, decoder: msgspec.msgpack.Decoder[Any]
-) -> Any:
+def _unseal(data: bytes, sender: str, verify: Verify, decoder: msgspec.msgpack.Decoder[Any]) -> Any:
     if len(data) > PAYLOAD_BYTES_MAX:
         raise PeerError(
             "oversized", f"{len(data)} bytes came, at most {PAYLOAD_BYTES_MAX} are read"
         )
     try:
         envelope = _open(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise PeerError("malformed", f"not an envelope: {error}") from error
     if envelope.version != VERSION:
         raise PeerError(
@@ -84,7 +83,7 @@ def _unseal(
         raise PeerError("forged", f"not signed by {sender}")
     try:
         return decoder.decode(envelope.body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise PeerError("malformed", f"not a message: {error}") from error
 
 

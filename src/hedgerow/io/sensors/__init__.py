@@ -1,0 +1,1 @@
+"""Sensors: where samples come from."""

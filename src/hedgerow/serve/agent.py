@@ -1,0 +1,326 @@
+"""A device agent: senses, infers, decides and learns by itself, and shares what it learned.
+
+It works without a server: sensing starts from the bundle at hand, and enrolment goes on beside it.
+"""
+
+import asyncio
+import functools
+import logging
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event as Flag
+from typing import Any
+
+from hedgerow.core.errors import PeerError, UsageError
+from hedgerow.core.layout import Vector
+from hedgerow.core.schema import LocalPlan
+from hedgerow.decide.rules import Decision
+from hedgerow.io import clock, data, entropy
+from hedgerow.io.authority import Credentials
+from hedgerow.io.device_store import DeviceStore, StoredWindow
+from hedgerow.io.keys import Identity
+from hedgerow.io.links import ByteMeter, LinkDown, OnMessage, OnState
+from hedgerow.io.nats_link import NatsDeviceLink
+from hedgerow.io.sensors.replay import ReplaySensor
+from hedgerow.model.bundle import BYTES_MAX, Bundle
+from hedgerow.model.predictor import Predictor
+from hedgerow.protocol import device as machine
+from hedgerow.serve.apps import app_bundle
+from hedgerow.serve.device import (
+    FACT_MODEL,
+    FACT_PRIVATE,
+    DeviceShell,
+    Hooks,
+    Outcome,
+    decode_model,
+)
+from hedgerow.serve.joining import Enrolment, JoinFile, enrol, kept_enrolment
+from hedgerow.serve.learning import LocalTrainer, WindowSet, evaluate
+from hedgerow.serve.pipeline import Pipeline, split_in_time, windows_of
+from hedgerow.serve.settings import DeviceSettings
+from hedgerow.wire.messages import ModelRef, Offer, Report
+from hedgerow.wire.weights import from_bytes, model_ref, to_bytes
+
+log = logging.getLogger(__name__)
+
+FACT_BUNDLE = "bundle"
+FACT_HISTORY = "history"
+TRAIN_SHARE = 0.7
+"""The first 70% of each labelled recording is learned from, the rest tells how good that was."""
+BUNDLE_RETRY_SECONDS = 2.0
+
+Told = Callable[[str, dict[str, Any]], None]
+
+
+class DeviceAgent:
+    """One device with its sensor, its store and its model. `run` until `stop` is set."""
+
+    def __init__(self, settings: DeviceSettings, told: Told = lambda what, fields: None) -> None:
+        self.settings = settings
+        self.name = settings.name or socket.gethostname()
+        self._told = told
+        settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.identity = Identity.load_or_create(settings.state / "device.nk")
+        self.store = DeviceStore(settings.state / "device.db", settings.store)
+        self.meter = ByteMeter()
+        self.decision: Decision | None = None
+        self.metrics: dict[str, float] = {}
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="learning")
+        self._recordings = self._load_recordings()
+        self._shell: DeviceShell | None = None
+        self._use_bundle(self._bundle_at_hand())
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Sense at once; enrol and share as soon as there is somebody to share with."""
+        work = [
+            asyncio.create_task(self._sense()),
+            asyncio.create_task(self._share()),
+            asyncio.create_task(stop.wait(), name="stop"),
+        ]
+        try:
+            done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in work:
+                task.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
+            if self._shell is not None:
+                await self._shell.close()
+            self._executor.shutdown(cancel_futures=True)
+            self.store.close()
+
+    # What is on the device ------------------------------------------------------------------------
+
+    def _bundle_at_hand(self) -> Bundle:
+        """The bundle the fleet gave, or the application's own."""
+        digest = self.store.fact(FACT_BUNDLE)
+        kept = None if digest is None else self.store.blob(digest.decode())
+        return app_bundle(self.settings.app) if kept is None else Bundle.from_bytes(kept)
+
+    def _use_bundle(self, bundle: Bundle) -> None:
+        """Start from this bundle: the model last installed if it is of it, else its own weights."""
+        self.bundle = bundle
+        self._shared_size = bundle.manifest.layout.shared_size
+        self.model, shared = self._model_at_hand()
+        private = self.store.fact(FACT_PRIVATE)
+        self.train_set, self.holdout = self._window_sets()
+        self.trainer = LocalTrainer(
+            bundle,
+            self.identity.public,
+            self.train_set,
+            None if private is None else from_bytes(private),
+            threads=self.settings.threads,
+        )
+        whole = self.trainer.whole(shared)
+        predictor = Predictor(bundle, weights=whole, threads=self.settings.threads)
+        self.pipeline = Pipeline(bundle, predictor)
+
+    def _model_at_hand(self) -> tuple[ModelRef, bytes]:
+        kept = self.store.fact(FACT_MODEL)
+        if kept is not None:
+            model = decode_model(kept)
+            shared = self.store.blob(model.hash)
+            if shared is not None and model.bytes == 4 * self._shared_size:
+                return model, shared
+        weights = self.bundle.weights[: self._shared_size]
+        self.store.put_blob(to_bytes(weights))
+        return model_ref(0, weights), to_bytes(weights)
+
+    def _load_recordings(self) -> list[data.Recording]:
+        sensor = self.settings.sensor
+        match sensor.kind:
+            case "none":
+                return []
+            case "replay":
+                return data.load_wearer(int(sensor.wearer))
+        raise UsageError(f"sensor kind {sensor.kind!r} is unknown; wanted 'replay' or 'none'")
+
+    def _window_sets(self) -> tuple[WindowSet, WindowSet]:
+        """Windows to learn from, and windows held out; sensed once, then read from the store."""
+        schema = self.bundle.manifest.input
+        history = f"{self.settings.sensor.kind}/{self.settings.sensor.wearer}/{self.bundle.hash}"
+        if self.store.fact(FACT_HISTORY) != history.encode():
+            parts = [split_in_time(recording, TRAIN_SHARE) for recording in self._recordings]
+            sets = {
+                "train": windows_of([first for first, _ in parts], schema),
+                "holdout": windows_of([rest for _, rest in parts], schema),
+            }
+            now = clock.now()
+            with self.store.transaction():
+                self.store.clear_windows()
+                for purpose, windows in sets.items():
+                    rows = zip(windows.x, windows.y, strict=True)
+                    self.store.add_windows(
+                        [StoredWindow(x, int(y), now, purpose) for x, y in rows], now
+                    )
+                self.store.set_fact(FACT_HISTORY, history.encode())
+        train, holdout = (self.store.load_windows(purpose) for purpose in ("train", "holdout"))
+        return WindowSet(*train), WindowSet(*holdout)
+
+    # Sense, infer, decide -------------------------------------------------------------------------
+
+    async def _sense(self) -> None:
+        """Play what was held out, for ever, through the pipeline."""
+        if not self._recordings:
+            await asyncio.Event().wait()
+        schema = self.bundle.manifest.input
+        sensor = ReplaySensor(
+            [split_in_time(recording, TRAIN_SHARE)[1] for recording in self._recordings],
+            schema.rate_hz,
+            clock.monotonic,
+            asyncio.sleep,
+            block=schema.hop,
+            speed=self.settings.sensor.speed,
+            loop=True,
+        )
+        async for block in sensor.blocks():
+            decision = self.pipeline.push(block.samples, block.time_seconds)
+            if decision is not None:
+                self.decision = decision
+
+    # Learn and share ------------------------------------------------------------------------------
+
+    async def _share(self) -> None:
+        """Enrol if need be, take the fleet's bundle, then let the protocol machine run."""
+        enrolment = await self._enrolment()
+        if enrolment is None:
+            await asyncio.Event().wait()
+            return
+        await self._take_bundle(enrolment)
+        state = machine.DeviceState(
+            device=self.identity.public,
+            name=self.name,
+            model=self.model,
+            check_in_seconds=self.settings.check_in_seconds,
+            personalise_after_seconds=self.settings.personalise_after_seconds,
+            samples=len(self.train_set.y),
+        )
+        hooks = Hooks(installed=self._installed, personalised=self._personalised, told=self._told)
+        shell = DeviceShell(
+            state=state,
+            identity=self.identity,
+            coordinator=enrolment.coordinator,
+            store=self.store,
+            trainer=self,
+            executor=self._executor,
+            hooks=hooks,
+        )
+        link = self._link(enrolment, shell.on_message, shell.on_state)
+        self._shell = shell
+        shell.attach(link)
+        await link.connect()
+        reports = asyncio.create_task(self._report())
+        try:
+            await asyncio.shield(shell.tasks.failed)
+        finally:
+            reports.cancel()
+
+    async def _enrolment(self) -> Enrolment | None:
+        kept = kept_enrolment(self.store)
+        if kept is not None or self.settings.join is None:
+            return kept
+        join = JoinFile.load(self.settings.join)
+        rng = entropy.generator()
+        return await enrol(join, self.identity, self.store, self.name, self.meter, rng)
+
+    def train(self, offer: Offer, shared: bytes, stop: Flag) -> Outcome:
+        """One round's training, in the learning thread (`Trainer`)."""
+        return self.trainer.train(offer, shared, stop)
+
+    def personalise(self, shared: bytes, stop: Flag) -> bytes:
+        """Fine-tune for this device alone, in the learning thread (`Trainer`)."""
+        settings = self.settings
+        plan = LocalPlan(
+            epochs=settings.personalise_epochs,
+            rate=settings.personalise_rate,
+            batch=self.bundle.manifest.plan.batch,
+            momentum=0.9,
+        )
+        return to_bytes(self.trainer.fine_tune(shared, plan, stop))
+
+    async def _take_bundle(self, enrolment: Enrolment) -> None:
+        """Fetch the fleet's bundle, unless it is the one at hand."""
+        if enrolment.bundle == self.bundle.hash:
+            return
+        if enrolment.bundle_bytes > BYTES_MAX:
+            raise UsageError(
+                f"the fleet's bundle has {enrolment.bundle_bytes} bytes; "
+                f"a device reads at most {BYTES_MAX}"
+            )
+        link = self._link(enrolment, lambda data: None, lambda up: None)
+        await link.connect()
+        while True:
+            try:
+                content = await link.fetch_blob(enrolment.bundle, enrolment.bundle_bytes)
+                bundle = Bundle.from_bytes(content)
+                break
+            except (LinkDown, PeerError) as error:
+                log.info("the fleet's bundle is not here yet: %s", error)
+                await asyncio.sleep(BUNDLE_RETRY_SECONDS)
+        await link.close()
+        with self.store.transaction():
+            self.store.put_blob(content)
+            self.store.set_fact(FACT_BUNDLE, enrolment.bundle.encode())
+        self._use_bundle(bundle)
+
+    def _link(
+        self, enrolment: Enrolment, on_message: OnMessage, on_state: OnState
+    ) -> NatsDeviceLink:
+        credentials = Credentials(enrolment.credential, self.identity)
+        return NatsDeviceLink(
+            enrolment.url, enrolment.fleet, credentials, on_message, on_state, self.meter
+        )
+
+    def _installed(self, model: ModelRef, shared: bytes) -> None:
+        """A new model is here: measure it on what was held out, and use it."""
+        self._in_background(model, self.trainer.whole(shared), "accuracy")
+
+    def _personalised(self, model: ModelRef, weights: bytes) -> None:
+        self._in_background(model, from_bytes(weights), "accuracy_personalised")
+
+    def _in_background(self, model: ModelRef, weights: Vector, metric: str) -> None:
+        assert self._shell is not None
+        self._shell.tasks.spawn(self._change_model(model, weights, metric))
+
+    async def _change_model(self, model: ModelRef, weights: Vector, metric: str) -> None:
+        loop = asyncio.get_running_loop()
+        work = functools.partial(self._measured, weights)
+        predictor, accuracy = await loop.run_in_executor(self._executor, work)
+        if metric == "accuracy":
+            self.metrics.pop("accuracy_personalised", None)
+        self.model, self.pipeline.predictor = model, predictor
+        if accuracy is not None:
+            self.metrics[metric] = accuracy
+        self._send_report()
+
+    def _measured(self, weights: Vector) -> tuple[Predictor, float | None]:
+        predictor = self.pipeline.predictor.with_weights(weights)
+        if len(self.holdout.y) == 0:
+            return predictor, None
+        return predictor, evaluate(self.bundle, predictor, self.holdout)
+
+    async def _report(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.report_seconds)
+            self._send_report()
+
+    def _send_report(self) -> None:
+        assert self._shell is not None
+        decision = self.decision
+        recorded = sum(recording.samples.nbytes for recording in self._recordings)
+        metrics = {
+            "bytes_up": float(self.meter.total_up),
+            "bytes_down": float(self.meter.total_down),
+            "bytes_kept": float(recorded),
+            **self.metrics,
+        }
+        report = Report(
+            model_version=self.model.version,
+            label="" if decision is None else decision.label,
+            confidence=0.0 if decision is None else decision.confidence,
+            reason="" if decision is None else decision.reason[:200],
+            metrics=metrics,
+        )
+        self._shell.handle(machine.Reported(report))

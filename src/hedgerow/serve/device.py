@@ -1,0 +1,263 @@
+"""A device's shell: carries out what its machine asks for.
+
+One event in, effects done in order: what must be kept is kept in one transaction, then messages
+go out, then timers are set. Training runs in a thread; the event loop, and so inference, goes on.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from threading import Event as Flag
+from typing import Protocol
+
+import msgspec
+
+from hedgerow.core.errors import HedgerowError, PeerError
+from hedgerow.io import clock
+from hedgerow.io.device_store import DeviceStore, OutboxItem
+from hedgerow.io.keys import Identity, verify
+from hedgerow.io.links import DeviceLink, LinkDown
+from hedgerow.protocol import device as machine
+from hedgerow.protocol import effects as do
+from hedgerow.serve.effects import Tasks, Timers
+from hedgerow.wire import codec
+from hedgerow.wire.messages import FromDevice, ModelRef, Offer, kind_of
+
+log = logging.getLogger(__name__)
+
+UPDATE_PRIORITY = 10
+FACT_MODEL = "model"
+FACT_PRIVATE = "private"
+DURABLE = (do.Post, do.Forget, do.Install)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What training gave: the shared delta `[P]` as little-endian float32, and figures."""
+
+    payload: bytes
+    samples: int
+    metrics: dict[str, float]
+    private: bytes = b""
+    """The private tensors after training; kept here, never sent."""
+
+
+class Trainer(Protocol):
+    """Learns on this device's own windows. Methods run in a thread, one at a time."""
+
+    def train(self, offer: Offer, shared: bytes, stop: Flag) -> Outcome:
+        """Train from the shared weights (little-endian float32) by the offer's plan."""
+
+    def personalise(self, shared: bytes, stop: Flag) -> bytes:
+        """All weights fine-tuned for this device alone; they stay here."""
+
+
+@dataclass(slots=True)
+class Hooks:
+    """What the application wants to hear. Called on the event loop."""
+
+    installed: Callable[[ModelRef, bytes], None]
+    personalised: Callable[[ModelRef, bytes], None]
+    told: Callable[[str, dict[str, object]], None]
+
+
+class DeviceShell:
+    """One device's machine wired to a link, a store and a trainer. Use from one event loop."""
+
+    def __init__(
+        self,
+        state: machine.DeviceState,
+        identity: Identity,
+        coordinator: str,
+        store: DeviceStore,
+        trainer: Trainer,
+        executor: Executor,
+        hooks: Hooks,
+    ) -> None:
+        self.state = state
+        self.store = store
+        self._identity = identity
+        self._coordinator = coordinator
+        self._trainer = trainer
+        self._executor = executor
+        self._hooks = hooks
+        self._link: DeviceLink | None = None
+        self._stop_training = Flag()
+        self._delivered: set[str] = set()
+        self._delivering: set[str] = set()
+        self.refused = 0
+        self.tasks = Tasks()
+        self._timers = Timers(
+            asyncio.get_running_loop(), lambda name: self.handle(machine.TimerFired(name))
+        )
+        state.unacknowledged |= {item.id for item in store.outbox(limit=10_000)}
+
+    def attach(self, link: DeviceLink) -> None:
+        """The link to use; its callbacks are `on_message` and `on_state`."""
+        self._link = link
+
+    def on_message(self, data: bytes) -> None:
+        """Bytes came from the coordinator's side of the link."""
+        try:
+            message = codec.open_from_coordinator(data, self._coordinator, verify)
+        except PeerError as error:
+            self.refused += 1
+            log.warning("refused a message: %s", error)
+            return
+        self.handle(machine.Received(message))
+
+    def on_state(self, up: bool) -> None:
+        """The link came up or went down."""
+        self.handle(machine.LinkUp() if up else machine.LinkDown())
+
+    def handle(self, event: machine.Event) -> None:
+        """One event through the machine, and its effects."""
+        self.state, effects = machine.step(self.state, event, clock.monotonic())
+        durable = [effect for effect in effects if isinstance(effect, DURABLE)]
+        if durable:
+            with self.store.transaction():
+                for kept in durable:
+                    self._keep(kept)
+        for effect in effects:
+            self._act(effect)
+
+    async def close(self) -> None:
+        """Stop training and timers, drop the link. The outbox keeps what was not acknowledged."""
+        self._stop_training.set()
+        self._timers.close()
+        await self.tasks.close()
+        if self._link is not None:
+            await self._link.close()
+
+    # Effects --------------------------------------------------------------------------------------
+
+    def _keep(self, effect: do.Effect) -> None:
+        """The durable half of an effect."""
+        match effect:
+            case do.Post(post_id, message):
+                item = OutboxItem(
+                    post_id, kind_of(message), UPDATE_PRIORITY, clock.now(), self._sealed(message)
+                )
+                self.store.put_outbox(item)
+            case do.Forget(post_id):
+                self._delivered.discard(post_id)
+                self.store.acknowledge(post_id)
+            case do.Install(model):
+                self.store.set_fact(FACT_MODEL, encode_model(model))
+
+    def _act(self, effect: do.Effect) -> None:
+        match effect:
+            case do.SendNote(message):
+                self.tasks.spawn(self._send_note(self._sealed(message)))
+            case do.Post(post_id) | do.Resend(post_id):
+                self._deliver(post_id)
+            case do.Fetch(model):
+                self.tasks.spawn(self._fetch(model))
+            case do.Install(model):
+                self._hooks.installed(model, self._blob(model.hash))
+            case do.Train(offer):
+                self._stop_training = Flag()
+                self.tasks.spawn(self._train(offer, self._stop_training))
+            case do.Personalise(model):
+                self._stop_training = Flag()
+                self.tasks.spawn(self._personalise(model, self._stop_training))
+            case do.StopTraining():
+                self._stop_training.set()
+            case do.SetTimer(name, at_seconds):
+                self._timers.set(name, at_seconds - clock.monotonic())
+            case do.CancelTimer(name):
+                self._timers.cancel(name)
+            case do.Tell(what, fields):
+                self._hooks.told(what, fields)
+
+    def _sealed(self, message: FromDevice) -> bytes:
+        return codec.seal(message, self._identity.public, self._identity.sign)
+
+    async def _send_note(self, data: bytes) -> None:
+        if self._link is None:
+            return
+        try:
+            await self._link.send_note(data)
+        except LinkDown:
+            log.info("a note was not sent: the link is down; the next check-in makes it good")
+
+    def _deliver(self, post_id: str) -> None:
+        """Send an outbox item, unless it is on its way or the stream has it already."""
+        if self._link is None or not self.state.online:
+            return
+        if post_id not in self._delivering and post_id not in self._delivered:
+            self._delivering.add(post_id)
+            self.tasks.spawn(self._send_update(post_id))
+
+    async def _send_update(self, post_id: str) -> None:
+        assert self._link is not None
+        try:
+            item = self.store.outbox_item(post_id)
+            if item is None:  # dropped by age or size, and counted there
+                self.state.unacknowledged.discard(post_id)
+                return
+            await self._link.send_update(item.body, post_id)
+            self._delivered.add(post_id)  # the receipt is all that is missing now
+        except LinkDown as error:
+            log.info("update %s waits in the outbox: %s", post_id, error)
+        finally:
+            self._delivering.discard(post_id)
+
+    async def _fetch(self, model: ModelRef) -> None:
+        try:
+            if self.store.blob(model.hash) is None:
+                assert self._link is not None
+                self.store.put_blob(await self._link.fetch_blob(model.hash, model.bytes))
+        except (LinkDown, PeerError) as error:
+            self.handle(machine.FetchFailed(model.hash, str(error)))
+        else:
+            self.handle(machine.Fetched(model.hash))
+
+    async def _train(self, offer: Offer, stop: Flag) -> None:
+        loop = asyncio.get_running_loop()
+        shared = self._blob(offer.model.hash)
+        work = loop.run_in_executor(self._executor, self._trainer.train, offer, shared, stop)
+        try:
+            outcome = await work
+        except HedgerowError as error:
+            if not stop.is_set():
+                self.handle(machine.TrainingFailed(offer.round, str(error)))
+            return
+        if not stop.is_set():
+            if outcome.private:
+                self.store.set_fact(FACT_PRIVATE, outcome.private)
+            self.handle(
+                machine.Trained(offer.round, outcome.payload, outcome.samples, outcome.metrics)
+            )
+
+    async def _personalise(self, model: ModelRef, stop: Flag) -> None:
+        loop = asyncio.get_running_loop()
+        shared = self._blob(model.hash)
+        work = loop.run_in_executor(self._executor, self._trainer.personalise, shared, stop)
+        try:
+            weights = await work
+        except HedgerowError as error:
+            log.warning("personalising failed: %s", error)
+        else:
+            if not stop.is_set():
+                self._hooks.personalised(model, weights)
+        if not stop.is_set():
+            self.handle(machine.Personalised())
+
+    def _blob(self, digest: str) -> bytes:
+        data = self.store.blob(digest)
+        if data is None:
+            raise HedgerowError(f"model {digest} is no longer in the store; it is fetched again")
+        return data
+
+
+def encode_model(model: ModelRef) -> bytes:
+    """A model reference as it is kept in the store's facts."""
+    return msgspec.msgpack.encode(model)
+
+
+def decode_model(data: bytes) -> ModelRef:
+    """What `encode_model` made."""
+    return msgspec.msgpack.decode(data, type=ModelRef)

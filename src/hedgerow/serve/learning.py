@@ -1,0 +1,115 @@
+"""Learning on a device: local steps on its own windows, which stay here."""
+
+from threading import Event as Flag
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from hedgerow.core.errors import UsageError
+from hedgerow.core.layout import Vector
+from hedgerow.core.schema import LocalPlan
+from hedgerow.core.streams import stream
+from hedgerow.model.bundle import Bundle
+from hedgerow.model.learner import Learner
+from hedgerow.model.metrics import score
+from hedgerow.model.predictor import Predictor
+from hedgerow.sense.augment import augmenter
+from hedgerow.sense.features import features
+from hedgerow.serve.device import Outcome
+from hedgerow.wire.messages import Offer
+from hedgerow.wire.weights import from_bytes, to_bytes
+
+Windows = NDArray[np.float32]
+Labels = NDArray[np.int64]
+
+
+class WindowSet(msgspec.Struct, frozen=True, eq=False):
+    """Windows `x [N, C, T]` as they were sensed, and their labels `y [N]`."""
+
+    x: Windows
+    y: Labels
+
+
+class LocalTrainer:
+    """Trains and fine-tunes one device's model. `train_set` may be replaced between calls."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        device: str,
+        train_set: WindowSet,
+        private: Vector | None = None,
+        *,
+        threads: int = 1,
+    ) -> None:
+        self.bundle = bundle
+        self.train_set = train_set
+        self._device = device
+        self._learner = Learner(bundle, threads=threads)
+        self._shared_size = bundle.manifest.layout.shared_size
+        self.private = bundle.weights[self._shared_size :] if private is None else private
+
+    def train(self, offer: Offer, shared: bytes, stop: Flag) -> Outcome:
+        """One round's local training; the private tensors learn too and stay."""
+        start = self.whole(shared)
+        weights, metrics = self._fit(start, offer.plan, ("round", offer.round), stop)
+        self.private = weights[self._shared_size :]
+        delta = weights[: self._shared_size] - start[: self._shared_size]
+        return Outcome(
+            payload=to_bytes(delta),
+            samples=len(self.train_set.y),
+            metrics=metrics,
+            private=to_bytes(self.private),
+        )
+
+    def fine_tune(self, shared: bytes, plan: LocalPlan, stop: Flag) -> Vector:
+        """All weights, fitted to this device alone from the shared ones."""
+        weights, _ = self._fit(self.whole(shared), plan, ("personalise",), stop)
+        return weights
+
+    def whole(self, shared: bytes) -> Vector:
+        """Shared weights and this device's private ones as one vector `[P]`."""
+        vector = from_bytes(shared)
+        if vector.shape != (self._shared_size,):
+            raise UsageError(
+                f"a model of {vector.size} shared parameters came, the bundle has "
+                f"{self._shared_size}"
+            )
+        return np.concatenate([vector, self.private])
+
+    def _fit(
+        self, start: Vector, plan: LocalPlan, purpose: tuple[str | int, ...], stop: Flag
+    ) -> tuple[Vector, dict[str, float]]:
+        schema = self.bundle.manifest.input
+        alter = augmenter(plan.augment, schema)
+        prepared = None
+        x = self.train_set.x
+        if alter is None:
+            x = features(x, schema)
+        elif schema.shape == x.shape[1:]:
+
+            def prepared(x: Windows, rng: np.random.Generator) -> Windows:
+                return features(alter(x, rng), schema)
+        else:
+            raise UsageError(
+                f"the plan augments windows by {plan.augment}, but the model takes "
+                f"{schema.features} features; leave augment empty for this bundle"
+            )
+        trained = self._learner.train(
+            start,
+            x,
+            self.train_set.y,
+            plan,
+            stream(0, "fit", self._device, *purpose),
+            augment=prepared,
+            should_stop=stop.is_set,
+        )
+        return trained.weights, {"loss": trained.loss, "steps": float(trained.steps)}
+
+
+def evaluate(bundle: Bundle, predictor: Predictor, windows: WindowSet) -> float:
+    """Accuracy on `windows` (for regression and reconstruction: minus the mean squared error)."""
+    manifest = bundle.manifest
+    outputs = predictor(features(windows.x, manifest.input))
+    return score(manifest.output.task, outputs, windows.y)

@@ -1,0 +1,64 @@
+"""From a sample to a decision: window → features → predict → decide. Needs no network."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hedgerow.core.schema import InputSchema
+from hedgerow.decide.rules import Decision, decide, rule_for
+from hedgerow.io.data import Recording
+from hedgerow.model.bundle import Bundle
+from hedgerow.model.metrics import softmax
+from hedgerow.model.predictor import Predictor
+from hedgerow.sense.features import Featuriser
+from hedgerow.sense.windows import Windower
+from hedgerow.serve.learning import WindowSet
+
+
+class Pipeline:
+    """One sensor stream through one model. `predictor` may be replaced at any time."""
+
+    def __init__(self, bundle: Bundle, predictor: Predictor) -> None:
+        manifest = bundle.manifest
+        schema = manifest.input
+        self.predictor = predictor
+        self._windower = Windower(schema)
+        self._featurise = Featuriser(schema)
+        self._rule = rule_for(manifest.output, manifest.decide)
+        self._state = self._rule.start()
+        self.windows = 0
+        self.samples_bytes = 0
+
+    def push(self, samples: NDArray[np.float32], time_seconds: float) -> Decision | None:
+        """Samples `[n, C]` in; the last decision that they led to, if a window was completed."""
+        self.samples_bytes += samples.nbytes
+        decision = None
+        for window in self._windower.push(samples, time_seconds):
+            self.windows += 1
+            probabilities = softmax(self.predictor(self._featurise(window.samples)))[0]
+            self._state, decision = decide(
+                self._rule, self._state, probabilities, window.start_seconds, window.quality
+            )
+        return decision
+
+
+def split_in_time(recording: Recording, share: float) -> tuple[Recording, Recording]:
+    """The first `share` of a recording, and the rest."""
+    cut = int(len(recording.samples) * share)
+    first, rest = recording.samples[:cut], recording.samples[cut:]
+    return (
+        Recording(first, recording.label, recording.side),
+        Recording(rest, recording.label, recording.side),
+    )
+
+
+def windows_of(recordings: list[Recording], schema: InputSchema) -> WindowSet:
+    """All whole windows of the recordings, none across two of them: x `[N, C, T]`, y `[N]`."""
+    x: list[NDArray[np.float32]] = []
+    y: list[int] = []
+    for recording in recordings:
+        windows = Windower(schema).push(recording.samples, 0.0)
+        x += [window.samples for window in windows]
+        y += [recording.label] * len(windows)
+    shape = (len(x), len(schema.channels), schema.window)
+    stacked = np.stack(x) if x else np.empty(shape, np.float32)
+    return WindowSet(stacked, np.array(y, np.int64))

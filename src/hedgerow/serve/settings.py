@@ -1,0 +1,155 @@
+"""Settings: one TOML a role, `HEDGEROW_*` over it, flags over that.
+
+`HEDGEROW_ROUNDS__COHORT=5` sets `cohort` in `[rounds]`. Unknown names and wrong types are errors
+that name the place. Every field is explained in `docs/settings.md`.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import platformdirs
+
+from hedgerow.algorithms.fedavg import FedAvg
+from hedgerow.core.errors import UsageError
+from hedgerow.core.schema import LocalPlan
+from hedgerow.io.device_store import StoreLimits
+from hedgerow.protocol.coordinator import RoundRules
+
+PREFIX = "HEDGEROW_"
+RESERVED = {"HEDGEROW_DATA", "HEDGEROW_CONFIG"}
+"""Variables that are no settings of a role."""
+
+
+def state_directory(role: str) -> Path:
+    """Where a role keeps its state unless told otherwise."""
+    return Path(platformdirs.user_state_dir("hedgerow", appauthor=False)) / role
+
+
+class SensorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where samples come from: `replay` plays one wearer's recordings, `speed` times real time."""
+
+    kind: str = "none"
+    wearer: str = ""
+    speed: float = 1.0
+
+
+class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of `hedgerow device`."""
+
+    name: str = ""
+    state: Path = msgspec.field(default_factory=lambda: state_directory("device"))
+    join: Path | None = None
+    app: str = "watch"
+    check_in_seconds: float = 30.0
+    report_seconds: float = 1.0
+    personalise_after_seconds: float = 60.0
+    personalise_epochs: float = 5.0
+    personalise_rate: float = 0.01
+    threads: int = 1
+    store: StoreLimits = StoreLimits()
+    sensor: SensorSettings = SensorSettings()
+
+
+class DashboardSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The fleet's page. Loopback unless told otherwise; port 0 takes a free one."""
+
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: int = 8420
+
+
+class NatsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The NATS server: embedded on `host`:`port`, or one elsewhere by `url`."""
+
+    url: str = ""
+    host: str = "127.0.0.1"
+    port: int = 4222
+
+
+class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of `hedgerow coordinator`."""
+
+    fleet: str = "hedgerow"
+    state: Path = msgspec.field(default_factory=lambda: state_directory("coordinator"))
+    app: str = "watch"
+    database: str = ""
+    nats: NatsSettings = NatsSettings()
+    dashboard: DashboardSettings = DashboardSettings()
+    rounds: RoundRules = RoundRules()
+    fedavg: FedAvg = FedAvg()
+    plan: LocalPlan | None = None
+
+
+class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of `hedgerow server`: the NATS server alone, for a coordinator elsewhere."""
+
+    fleet: str = "hedgerow"
+    state: Path = msgspec.field(default_factory=lambda: state_directory("coordinator"))
+    nats: NatsSettings = NatsSettings()
+
+
+SETTINGS: tuple[type, ...] = (
+    *(DeviceSettings, CoordinatorSettings, ServerSettings),
+    *(StoreLimits, SensorSettings, DashboardSettings, NatsSettings),
+    *(RoundRules, FedAvg, LocalPlan),
+)
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+def load_settings(
+    kind: type[S],
+    path: Path | None,
+    environment: Mapping[str, str],
+    flags: Mapping[str, Any],
+) -> S:
+    """Settings of one role: the file, then the environment, then flags (dotted names).
+
+    Raises:
+        UsageError: no such file, not TOML, or a setting that does not fit; says which and what
+            was wanted.
+    """
+    tree: dict[str, Any] = {}
+    if path is not None:
+        try:
+            tree = tomllib.loads(path.read_text())
+        except OSError as error:
+            raise UsageError(f"cannot read settings {path}: {error.strerror}") from error
+        except tomllib.TOMLDecodeError as error:
+            raise UsageError(f"settings {path} are not TOML: {error}; mend that line") from error
+    for name, value in environment.items():
+        if name.startswith(PREFIX) and name not in RESERVED:
+            _put(tree, name.removeprefix(PREFIX).lower().split("__"), value)
+    for name, value in flags.items():
+        if value is not None:
+            _put(tree, name.split("."), value)
+    try:
+        return msgspec.convert(tree, kind, strict=False, dec_hook=_decode)
+    except (msgspec.ValidationError, UsageError) as error:
+        source = str(path) if path is not None else "flags and environment"
+        raise UsageError(
+            f"settings from {source}: {error}; docs/settings.md lists every setting"
+        ) from error
+
+
+def environment() -> Mapping[str, str]:
+    """The process's environment, the one place settings read it."""
+    return os.environ
+
+
+def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:
+    for name in path[:-1]:
+        tree = tree.setdefault(name, {})
+        if not isinstance(tree, dict):
+            raise UsageError(f"setting {'.'.join(path)} goes into {name}, which is no table")
+    tree[path[-1]] = value
+
+
+def _decode(kind: type, value: Any) -> Any:
+    if kind is Path:
+        return Path(str(value)).expanduser()
+    raise NotImplementedError(kind)

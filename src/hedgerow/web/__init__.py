@@ -1,0 +1,1 @@
+"""What people look at in a browser: the fleet dashboard. It shows, and changes nothing."""

@@ -1,0 +1,151 @@
+// The two drawings: the vine that grows a leaf a round, and accuracy by round. Plain SVG.
+
+import { percent } from "./words.js";
+
+const LEAVES_MAX = 60;
+const LEAF = "M0 0C.2-.36.66-.4 1 0C.66.4.2.36 0 0Z";
+const MARGIN = { top: 14, right: 92, bottom: 30, left: 42 };
+const CHART_HEIGHT = 288;
+
+export function drawVine(svg, view, label) {
+  const width = svg.clientWidth;
+  if (width === 0) return;
+  const height = 84;
+  const planned = Math.max(view.rounds_planned, view.round, view.rounds_done, 1);
+  const leaves = Math.min(planned, LEAVES_MAX);
+  const roundsEach = planned / leaves;
+  const gap = (width - 44) / leaves;
+  const size = Math.max(7, Math.min(30, gap * 1.05));
+  const rise = (x) => height / 2 + 5 * Math.sin((x / width) * Math.PI * 4);
+  const xOf = (leaf) => 8 + gap * (leaf + 0.5);
+  const grown = view.rounds_done / roundsEach;
+  const done = view.finished || view.phase === "done";
+  const ripe = done && view.rounds_done >= planned;
+
+  const parts = [
+    element("path", { class: "stem ahead", d: wave(8, width - 22, rise) }),
+    element("path", { class: "stem", d: wave(8, ripe ? width - 22 : xOf(grown - 0.5), rise) }),
+  ];
+  for (let leaf = 0; leaf < leaves; leaf += 1) {
+    const x = xOf(leaf);
+    const up = leaf % 2 === 0;
+    const at = `translate(${x.toFixed(1)} ${rise(x).toFixed(1)})`;
+    if (leaf + 1 <= grown + 1e-9) {
+      const turn = `${at} rotate(${up ? -52 : 44}) scale(${size.toFixed(1)})`;
+      parts.push(element("path", { class: up ? "leaf" : "leaf under", d: LEAF, transform: turn }));
+    } else if (leaf <= grown + 1e-9 && view.round > view.rounds_done && !done) {
+      const turn = `${at} rotate(${up ? -52 : 44}) scale(${(size * 0.62).toFixed(1)})`;
+      parts.push(element("path", { class: "bud", d: LEAF, transform: turn }));
+    } else {
+      parts.push(element("circle", { class: "node", r: 2, transform: at }));
+    }
+  }
+  if (ripe) {
+    const [x, y] = [width - 20, rise(width - 22)];
+    for (const [dx, dy, r] of [[0, -7, 5.5], [9, 1, 5], [-1, 6, 4.5]]) {
+      parts.push(element("circle", { class: "hip", cx: x + dx, cy: y + dy, r }));
+    }
+  }
+  svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  svg.setAttribute("aria-label", label);
+  svg.replaceChildren(...parts);
+}
+
+export function drawChart(box, view) {
+  const points = view.rounds.filter((round) => round.accuracy_mean !== null);
+  if (points.length === 0) {
+    const note = document.createElement("p");
+    note.className = "empty";
+    note.textContent = "Accuracy is first measured when a round has finished.";
+    box.replaceChildren(note);
+    return;
+  }
+  const width = box.clientWidth;
+  if (width === 0) return;
+  const worstOf = (round) => round.accuracy_worst ?? round.accuracy_mean;
+  const floor = Math.max(0, Math.floor(Math.min(...points.map(worstOf)) * 10 - 0.2) / 10);
+  const last = points.at(-1);
+  const first = points[0].round;
+  const end = Math.max(view.rounds_planned, last.round, first + 1);
+  const start = Math.min(1, first);
+  const inner = { w: width - MARGIN.left - MARGIN.right, h: CHART_HEIGHT - MARGIN.top - MARGIN.bottom };
+  const x = (round) => MARGIN.left + (inner.w * (round - start)) / (end - start);
+  const y = (share) => MARGIN.top + inner.h * (1 - (share - floor) / (1 - floor));
+  const line = (of) => points.map((p) => `${x(p.round).toFixed(1)} ${y(of(p)).toFixed(1)}`);
+  const mean = line((p) => p.accuracy_mean);
+  const worst = line(worstOf);
+
+  const parts = [...axes({ x, y, floor, start, end, width })];
+  parts.push(element("path", { class: "between", d: `M${[...mean, ...[...worst].reverse()].join("L")}Z` }));
+  parts.push(element("path", { class: "line worst", d: `M${worst.join("L")}` }));
+  parts.push(element("path", { class: "line mean", d: `M${mean.join("L")}` }));
+  for (const p of points) {
+    const told = `Round ${p.round}: mean ${percent(p.accuracy_mean)}, worst ${percent(p.accuracy_worst)}`;
+    parts.push(dot(x(p.round), y(worstOf(p)), "worst", told, points.length));
+    parts.push(dot(x(p.round), y(p.accuracy_mean), "mean", told, points.length));
+  }
+  const labels = [y(last.accuracy_mean), y(worstOf(last))];
+  if (labels[1] - labels[0] < 20) labels[1] = labels[0] + 20;
+  const at = x(last.round) + 11;
+  parts.push(text(at, labels[0] + 5, `mean ${percent(last.accuracy_mean)}`, "tag mean"));
+  parts.push(text(at, labels[1] + 5, `worst ${percent(last.accuracy_worst)}`, "tag worst"));
+
+  const svg = element("svg", {
+    viewBox: `0 0 ${width} ${CHART_HEIGHT}`,
+    height: CHART_HEIGHT,
+    role: "img",
+    "aria-label":
+      `Accuracy from round ${first} to ${last.round}. Mean ${percent(points[0].accuracy_mean)} ` +
+      `to ${percent(last.accuracy_mean)}, worst ${percent(points[0].accuracy_worst)} ` +
+      `to ${percent(last.accuracy_worst)}.`,
+  });
+  svg.append(...parts);
+  box.replaceChildren(svg);
+}
+
+function axes({ x, y, floor, start, end, width }) {
+  const parts = [];
+  const step = 1 - floor > 0.55 ? 0.2 : 0.1;
+  for (let share = 1; share >= floor - 1e-9; share -= step) {
+    const at = y(share);
+    parts.push(element("path", { class: "grid", d: `M${MARGIN.left} ${at}H${width - MARGIN.right}` }));
+    parts.push(text(MARGIN.left - 9, at + 4, percent(share, 0), "axis end"));
+  }
+  const every = [1, 2, 5, 10, 20, 50, 100, 200, 500].find((n) => (end - start) / n <= width / 70) ?? 1000;
+  for (let round = start; round <= end; round += 1) {
+    if (round !== start && round % every !== 0) continue;
+    if (round !== start && every > 1 && round - start < every / 2) continue;
+    parts.push(text(x(round), CHART_HEIGHT - 7, String(round), "axis middle"));
+  }
+  return parts;
+}
+
+function dot(x, y, kind, told, count) {
+  const circle = element("circle", { class: `dot ${kind}`, cx: x, cy: y, r: count > 40 ? 1.5 : 3.2 });
+  const title = element("title", {});
+  title.textContent = told;
+  circle.append(title);
+  return circle;
+}
+
+function wave(from, to, rise) {
+  const steps = Math.max(2, Math.ceil((to - from) / 12));
+  const points = [];
+  for (let step = 0; step <= steps; step += 1) {
+    const x = from + ((to - from) * step) / steps;
+    points.push(`${x.toFixed(1)} ${rise(x).toFixed(1)}`);
+  }
+  return `M${points.join("L")}`;
+}
+
+function text(x, y, content, kind) {
+  const node = element("text", { class: kind, x: x.toFixed(1), y: y.toFixed(1) });
+  node.textContent = content;
+  return node;
+}
+
+function element(name, attributes) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  return node;
+}

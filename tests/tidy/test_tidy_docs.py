@@ -1,0 +1,59 @@
+"""Every command, setting, message and decision is documented."""
+
+import re
+from collections.abc import Iterator
+from typing import get_args
+
+import msgspec
+import pytest
+
+from hedgerow.serve.settings import SETTINGS
+from hedgerow.wire.messages import MESSAGES, Message, kind_of
+from tests.tidy.sources import ROOT
+from tools import commands
+
+DOCS = ROOT / "docs"
+
+
+def test_the_page_of_commands_is_what_the_commands_say() -> None:
+    # `make docs` writes it anew.
+    assert (DOCS / "commands.md").read_text("utf-8") == commands.page()
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: str(settings.__name__))
+def test_every_setting_is_explained(settings: type[msgspec.Struct]) -> None:
+    page = (DOCS / "settings.md").read_text("utf-8")
+    missing = [name for name in _field_names(settings) if f"`{name}`" not in page]
+    assert missing == []
+
+
+def _field_names(settings: type[msgspec.Struct]) -> Iterator[str]:
+    for field in msgspec.structs.fields(settings):
+        yield field.encode_name
+        for part in (field.type, *get_args(field.type)):
+            if isinstance(part, type) and issubclass(part, msgspec.Struct):
+                yield from _field_names(part)
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=kind_of)
+def test_every_message_has_a_page_with_an_example_that_decodes(message: type[Message]) -> None:
+    page = (DOCS / "messages" / f"{kind_of(message)}.md").read_text("utf-8")
+    example = re.search(r"```json\n(.*?)```", page, re.DOTALL)
+    assert example is not None
+    assert page.index("```") == example.start()  # an example first
+    decoded = msgspec.json.decode(example[1], type=message)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(decoded), type=message) == decoded
+    fields = [field.encode_name for field in msgspec.structs.fields(message)]
+    assert [name for name in fields if f"`{name}`" not in page] == []
+
+
+def test_no_page_describes_a_message_that_is_not_there() -> None:
+    pages = {path.stem for path in (DOCS / "messages").glob("*.md")} - {"index"}
+    assert pages == {kind_of(message) for message in MESSAGES}
+
+
+def test_the_index_of_decisions_lists_each() -> None:
+    index = (DOCS / "decisions" / "index.md").read_text("utf-8")
+    listed = re.findall(r"\]\((\d{4}-[\w-]+\.md)\)", index)
+    assert listed == sorted(path.name for path in (DOCS / "decisions").glob("[0-9]*.md"))
+    assert len({name[:4] for name in listed}) == len(listed)  # no number twice
