@@ -23,9 +23,9 @@ demo: $(VENV)/.installed-demo
 	$(BIN)/hedgerow demo $(ARGS)
 
 test: $(VENV)/.installed-test
-	@tools/system-packages test
+	@bash tools/system-packages test
 	$(MAKE) check
-	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(ARGS) # one thread for each of the two
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff format --check
@@ -41,7 +41,7 @@ clean:
 	rm -rf $(VENV) site build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
 $(BIN)/python:
-	@tools/system-packages venv "$(PYTHON)"
+	@bash tools/system-packages venv "$(PYTHON)"
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed-demo: $(PINS) | $(BIN)/python

@@ -20,7 +20,8 @@ mend it, 1 where something else failed, and 130 after Ctrl-C.
 
 def page() -> str:
     """The whole page, as Markdown."""
-    return "\n".join([HEAD, *_sections(main, click.Context(main, info_name="hedgerow"))])
+    context = click.Context(main, info_name="hedgerow", **main.context_settings)
+    return "\n".join([HEAD, *_sections(main, context)])
 
 
 def _sections(command: click.Command, context: click.Context) -> Iterator[str]:

@@ -25,7 +25,7 @@ from hedgerow.io.sensors.replay import ReplaySensor
 
 
 def raw_watch() -> dict[str, Any]:
-    """As the package's file, but 3 × 20 samples a recording; wearer, label and side in the samples."""
+    """As the package's file, but short; wearer, label and side stand in the samples."""
     x, y, subject, side = [], [], [], []
     for wearer in data.WATCH_WEARERS:
         for label in range(7):

@@ -1,5 +1,7 @@
 """Transcripts of the coordinator: what it is told, and every effect it answers with, in order."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -15,10 +17,10 @@ from tests.protocol.transcript import Desk, delta, model
 THREE = RoundRules(cohort=3, quorum=2)
 
 
-def opened(rules: RoundRules = THREE, *devices: str, **given: object) -> Desk:
+def opened(rules: RoundRules = THREE, *devices: str, **given: Any) -> Desk:
     """A desk with a round open for all of its devices."""
     names = devices or ("ana", "ben", "cem")
-    desk = Desk(rules, *names, **given)  # type: ignore[arg-type]
+    desk = Desk(rules, *names, **given)
     for name in names:
         desk.state.members[name].seen_at = 0.0
         desk.state.members[name].samples = 32
@@ -162,7 +164,7 @@ def test_a_declined_round_may_still_be_answered() -> None:
     ],
 )
 def test_what_cannot_be_summed_is_refused_and_the_round_goes_on(
-    given: dict[str, object], outcome: str
+    given: dict[str, Any], outcome: str
 ) -> None:
     desk = opened()
     assert desk.outcome("ana", **given) == outcome
@@ -386,3 +388,12 @@ def test_events_the_phase_does_not_allow_are_bugs() -> None:
 def test_rules_that_cannot_be_met_are_refused() -> None:
     with pytest.raises(UsageError, match="quorum of 9 out of a cohort of 3"):
         RoundRules(cohort=3, quorum=9)
+
+
+def test_the_quorum_counts_devices_not_check_ins() -> None:
+    desk = Desk(RoundRules(cohort=3, quorum=3), "ana", "ben", "cem")
+    desk.take(coordinator.Started())
+    for _ in range(5):
+        assert desk.check_in("ana") == []
+        assert desk.check_in("ben") == []
+    assert desk.check_in("cem")[0] == "save round 1 v1 target 3: ana ben cem"

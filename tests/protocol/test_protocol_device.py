@@ -1,5 +1,7 @@
 """Transcripts of the device: what happens to it, and every effect it answers with, in order."""
 
+from typing import Any
+
 from hedgerow.protocol import device
 from hedgerow.wire.messages import Enrolled, Report, RollCall
 from tests.protocol.transcript import Watch, model
@@ -7,7 +9,7 @@ from tests.protocol.transcript import Watch, model
 PAUSED = "the owner paused sharing"
 
 
-def training(number: int = 1, **settings: object) -> Watch:
+def training(number: int = 1, **settings: Any) -> Watch:
     """A device that is up and trains for a round."""
     watch = Watch(**settings)
     watch.take(device.LinkUp())

@@ -1,6 +1,7 @@
 """Machines that answer in words, so that a test of the protocol reads as a transcript."""
 
 import hashlib
+from typing import Any
 
 import numpy as np
 
@@ -183,7 +184,7 @@ class Desk:
         self,
         who: str,
         number: int = 1,
-        payload: bytes = delta(1, 2, 3, 4),  # noqa: B008 - bytes never change
+        payload: bytes = delta(1, 2, 3, 4),
         *,
         base: int = 1,
         samples: int = 1024,
@@ -202,9 +203,9 @@ class Desk:
         self.saved = None
         return self.take(coordinator.Aggregated(number, model(version)))
 
-    def outcome(self, who: str, number: int = 1, **given: object) -> str:
+    def outcome(self, who: str, number: int = 1, **given: Any) -> str:
         """The outcome in the receipt of an update."""
-        self.update(who, number, **given)  # type: ignore[arg-type]
+        self.update(who, number, **given)
         for effect in self.effects:
             if isinstance(effect, Send) and isinstance(effect.message, Receipt):
                 return effect.message.outcome
@@ -214,9 +215,9 @@ class Desk:
 class Watch:
     """A device, driven by hand."""
 
-    def __init__(self, name: str = "ana", **settings: object) -> None:
-        given: dict[str, object] = {"samples": 32, **settings}
-        self.state = device.DeviceState(name, name, model(1), **given)  # type: ignore[arg-type]
+    def __init__(self, name: str = "ana", **settings: Any) -> None:
+        given = {"samples": 32, **settings}
+        self.state = device.DeviceState(name, name, model(1), **given)
         self.now = 0.0
 
     def take(self, event: device.Event) -> list[str]:

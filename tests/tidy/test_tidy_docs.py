@@ -1,8 +1,6 @@
 """Every command, setting, message and decision is documented."""
 
 import re
-from collections.abc import Iterator
-from typing import get_args
 
 import msgspec
 import pytest
@@ -21,18 +19,14 @@ def test_the_page_of_commands_is_what_the_commands_say() -> None:
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: str(settings.__name__))
-def test_every_setting_is_explained(settings: type[msgspec.Struct]) -> None:
+def test_every_setting_is_explained(settings: type) -> None:
     page = (DOCS / "settings.md").read_text("utf-8")
-    missing = [name for name in _field_names(settings) if f"`{name}`" not in page]
+    names = [field.encode_name for field in msgspec.inspect.type_info(settings).fields]  # type: ignore[attr-defined]
+    # `[nats]`, or `host`, or with its table in front: `nats.host`
+    missing = [
+        name for name in names if not re.search(rf"`([\w.]+\.)?{name}`|`\[?{name}[.\]]", page)
+    ]
     assert missing == []
-
-
-def _field_names(settings: type[msgspec.Struct]) -> Iterator[str]:
-    for field in msgspec.structs.fields(settings):
-        yield field.encode_name
-        for part in (field.type, *get_args(field.type)):
-            if isinstance(part, type) and issubclass(part, msgspec.Struct):
-                yield from _field_names(part)
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=kind_of)
@@ -44,11 +38,11 @@ def test_every_message_has_a_page_with_an_example_that_decodes(message: type[Mes
     decoded = msgspec.json.decode(example[1], type=message)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(decoded), type=message) == decoded
     fields = [field.encode_name for field in msgspec.structs.fields(message)]
-    assert [name for name in fields if f"`{name}`" not in page] == []
+    assert [name for name in fields if not re.search(rf"`{name}[`.]", page)] == []
 
 
 def test_no_page_describes_a_message_that_is_not_there() -> None:
-    pages = {path.stem for path in (DOCS / "messages").glob("*.md")} - {"index"}
+    pages = {path.stem for path in (DOCS / "messages").glob("*.md")} - {"index", "envelope"}
     assert pages == {kind_of(message) for message in MESSAGES}
 
 

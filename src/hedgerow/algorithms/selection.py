@@ -15,4 +15,4 @@ def uniform(candidates: Iterable[str], count: int, rng: np.random.Generator) -> 
 
 def over_selected(cohort: int, share: float) -> int:
     """How many to invite so that `cohort` answer although a `share` of those invited does not."""
-    return math.ceil(cohort / (1 - share))
+    return math.ceil(round(cohort / (1 - share), 6))  # 1 / (1 - 0.9) is a bit above 10

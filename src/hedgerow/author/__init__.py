@@ -1,7 +1,7 @@
 """From a PyTorch module to a model bundle. Needs the extra `author`; nothing on a device does."""
 
-from hedgerow.author.check import Agreement, check
+from hedgerow.author.check import TOLERANCE, Agreement, check
 from hedgerow.author.export import export
 from hedgerow.author.spec import Spec, load_spec
 
-__all__ = ["Agreement", "Spec", "check", "export", "load_spec"]
+__all__ = ["TOLERANCE", "Agreement", "Spec", "check", "export", "load_spec"]

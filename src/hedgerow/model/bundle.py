@@ -88,8 +88,10 @@ class Bundle:
         """
         files = dict(graphs) | {WEIGHTS: pack_weights(manifest.layout, weights)}
         hashes = {name: _sha256(files[name]) for name in sorted(files)}
+        whole = msgspec.structs.replace(manifest, files=hashes)
         try:
-            return _checked(msgspec.structs.replace(manifest, files=hashes), files)
+            # Once through JSON, so that what is kept is what a reader will get.
+            return _checked(_read_manifest(msgspec.json.encode(whole)), files)
         except PeerError as error:
             raise UsageError(f"cannot build the bundle: {error.detail}") from error
 

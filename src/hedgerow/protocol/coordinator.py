@@ -139,6 +139,8 @@ class CoordinatorState:
     rounds_done: int = 0
     open: OpenRound | None = None
     outcomes: Counter[str] = field(default_factory=Counter)
+    shortfall: int = 0
+    """Messages that must come before a quorum can be present: each brings one device at most."""
 
 
 # Events -------------------------------------------------------------------------------------------
@@ -254,6 +256,7 @@ def _received(
         return _refused(state, device, "unknown_device")
     if state.phase != "replaying":
         member.seen_at = now
+        state.shortfall -= 1
     match message:
         case Update():
             return _update(state, device, message, now)
@@ -287,7 +290,7 @@ def _check_in(
         effects.append(Send(device, _offer(state, current, now)))
     elif message.model_version < state.model.version:
         effects.append(Send(device, Published(round=state.last_round, model=state.model)))
-    return effects + _maybe_open(state, now)
+    return effects if state.shortfall > 0 else effects + _maybe_open(state, now)
 
 
 def _receipts_again(state: CoordinatorState, device: str, pending: list[int]) -> list[Effect]:
@@ -436,7 +439,8 @@ def _maybe_open(state: CoordinatorState, now: float) -> list[Effect]:
         for device, member in state.members.items()
         if now - member.seen_at <= rules.presence_seconds and member.samples > 0
     ]
-    if len(present) < rules.quorum:
+    state.shortfall = rules.quorum - len(present)
+    if state.shortfall > 0:
         return []
     number = state.last_round + 1
     invited = uniform(

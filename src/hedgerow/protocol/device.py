@@ -350,7 +350,7 @@ def _timer(state: DeviceState, name: str, now: float) -> list[Effect]:
     match name:
         case "check_in" if state.online:
             return _check_in(state, now)
-        case "personalise" if state.phase == "idle":
+        case "personalise" if state.phase == "idle" and state.personalise_due:
             state.phase = "personalising"
             return [Personalise(state.model)]
     return []

@@ -111,13 +111,14 @@ class QualityCheck:
                 low <= bottom or high >= top
                 for low, high, (bottom, top) in zip(least, most, self._ranges, strict=True)
             )
-        # Too few over all channels are too few for any one.
         at_ends = np.equal(samples, self._ends, self._at_ends)
-        return bool(np.count_nonzero(at_ends) >= self._plateau)
+        if np.count_nonzero(at_ends) < self._plateau:
+            return False  # too few over all channels are too few for any one
+        return bool(np.add.reduce(at_ends, 2, dtype=np.int32).max() >= self._plateau)
 
     def _judge(self, samples: NDArray[np.float32], after_gap: bool) -> Quality:
         """Names the channels at fault."""
-        finite: NDArray[np.bool_] = np.isfinite(samples).all(axis=1)
+        finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(samples), axis=1)
         rests = np.logical_and(finite, self._least == self._most)
         saturated = np.zeros(len(samples), np.bool_)
         if self._ask_saturated:

@@ -15,7 +15,7 @@ from typing import Any
 from hedgerow.core.errors import PeerError, UsageError
 from hedgerow.core.layout import Vector
 from hedgerow.core.schema import LocalPlan
-from hedgerow.decide.rules import Decision
+from hedgerow.decide.decision import Decision
 from hedgerow.io import clock, data, entropy
 from hedgerow.io.authority import Credentials
 from hedgerow.io.device_store import DeviceStore, StoredWindow
@@ -148,8 +148,9 @@ class DeviceAgent:
                 "holdout": windows_of([rest for _, rest in parts], schema),
             }
             now = clock.now()
-            with self.store.transaction():
+            if self.store.window_count():
                 self.store.clear_windows()
+            with self.store.transaction():
                 for purpose, windows in sets.items():
                     rows = zip(windows.x, windows.y, strict=True)
                     self.store.add_windows(

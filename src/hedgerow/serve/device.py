@@ -28,9 +28,10 @@ from hedgerow.wire.messages import FromDevice, ModelRef, Offer, kind_of
 log = logging.getLogger(__name__)
 
 UPDATE_PRIORITY = 10
+SOFT_TIMER = "soft writes"
+SOFT_SECONDS = 1.0
 FACT_MODEL = "model"
 FACT_PRIVATE = "private"
-DURABLE = (do.Post, do.Forget, do.Install)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +88,12 @@ class DeviceShell:
         self._stop_training = Flag()
         self._delivered: set[str] = set()
         self._delivering: set[str] = set()
+        self._forgotten: list[str] = []
+        self._installed: ModelRef | None = None
+        self._fetched: dict[str, bytes] = {}
         self.refused = 0
         self.tasks = Tasks()
-        self._timers = Timers(
-            asyncio.get_running_loop(), lambda name: self.handle(machine.TimerFired(name))
-        )
+        self._timers = Timers(asyncio.get_running_loop(), self._timer_fired)
         state.unacknowledged |= {item.id for item in store.outbox(limit=10_000)}
 
     def attach(self, link: DeviceLink) -> None:
@@ -110,42 +112,64 @@ class DeviceShell:
 
     def on_state(self, up: bool) -> None:
         """The link came up or went down."""
+        if up:
+            self.store.expire_outbox(clock.now())
         self.handle(machine.LinkUp() if up else machine.LinkDown())
 
     def handle(self, event: machine.Event) -> None:
         """One event through the machine, and its effects."""
         self.state, effects = machine.step(self.state, event, clock.monotonic())
-        durable = [effect for effect in effects if isinstance(effect, DURABLE)]
-        if durable:
+        posts = [effect for effect in effects if isinstance(effect, do.Post)]
+        if posts:
             with self.store.transaction():
-                for kept in durable:
-                    self._keep(kept)
+                for post in posts:
+                    self._keep(post)
+                self._keep_soft()
         for effect in effects:
             self._act(effect)
+
+    def _timer_fired(self, name: str) -> None:
+        if name == SOFT_TIMER:
+            self._keep_soft()
+        else:
+            self.handle(machine.TimerFired(name))
 
     async def close(self) -> None:
         """Stop training and timers, drop the link. The outbox keeps what was not acknowledged."""
         self._stop_training.set()
         self._timers.close()
         await self.tasks.close()
+        self._keep_soft()
         if self._link is not None:
             await self._link.close()
 
     # Effects --------------------------------------------------------------------------------------
 
-    def _keep(self, effect: do.Effect) -> None:
-        """The durable half of an effect."""
-        match effect:
-            case do.Post(post_id, message):
-                item = OutboxItem(
-                    post_id, kind_of(message), UPDATE_PRIORITY, clock.now(), self._sealed(message)
-                )
-                self.store.put_outbox(item)
-            case do.Forget(post_id):
-                self._delivered.discard(post_id)
+    def _keep(self, post: do.Post) -> None:
+        self.store.put_outbox(
+            OutboxItem(
+                id=post.id,
+                kind=kind_of(post.message),
+                priority=UPDATE_PRIORITY,
+                created_seconds=clock.now(),
+                body=self._sealed(post.message),
+            )
+        )
+
+    def _keep_soft(self) -> None:
+        """Write what may be lost, with the next commit that may not.
+
+        If power fails before: an acknowledged message is sent once more and the coordinator knows
+        it; a model is fetched once more.
+        """
+        with self.store.transaction():
+            for post_id in self._forgotten:
                 self.store.acknowledge(post_id)
-            case do.Install(model):
-                self.store.set_fact(FACT_MODEL, encode_model(model))
+            if self._installed is not None:
+                self.store.put_blob(self._blob(self._installed.hash))
+                self.store.set_fact(FACT_MODEL, encode_model(self._installed))
+        self._forgotten.clear()
+        self._installed = None
 
     def _act(self, effect: do.Effect) -> None:
         match effect:
@@ -153,9 +177,15 @@ class DeviceShell:
                 self.tasks.spawn(self._send_note(self._sealed(message)))
             case do.Post(post_id) | do.Resend(post_id):
                 self._deliver(post_id)
+            case do.Forget(post_id):
+                self._delivered.discard(post_id)
+                self._forgotten.append(post_id)
+                self._timers.set(SOFT_TIMER, SOFT_SECONDS)
             case do.Fetch(model):
                 self.tasks.spawn(self._fetch(model))
             case do.Install(model):
+                self._installed = model
+                self._timers.set(SOFT_TIMER, SOFT_SECONDS)
                 self._hooks.installed(model, self._blob(model.hash))
             case do.Train(offer):
                 self._stop_training = Flag()
@@ -207,12 +237,14 @@ class DeviceShell:
 
     async def _fetch(self, model: ModelRef) -> None:
         try:
-            if self.store.blob(model.hash) is None:
+            data = self.store.blob(model.hash)
+            if data is None:
                 assert self._link is not None
-                self.store.put_blob(await self._link.fetch_blob(model.hash, model.bytes))
+                data = await self._link.fetch_blob(model.hash, model.bytes)
         except (LinkDown, PeerError) as error:
             self.handle(machine.FetchFailed(model.hash, str(error)))
         else:
+            self._fetched = {model.hash: data}
             self.handle(machine.Fetched(model.hash))
 
     async def _train(self, offer: Offer, stop: Flag) -> None:
@@ -247,7 +279,7 @@ class DeviceShell:
             self.handle(machine.Personalised())
 
     def _blob(self, digest: str) -> bytes:
-        data = self.store.blob(digest)
+        data = self._fetched.get(digest) or self.store.blob(digest)
         if data is None:
             raise HedgerowError(f"model {digest} is no longer in the store; it is fetched again")
         return data

@@ -53,7 +53,7 @@ class LocalTrainer:
     def train(self, offer: Offer, shared: bytes, stop: Flag) -> Outcome:
         """One round's local training; the private tensors learn too and stay."""
         start = self.whole(shared)
-        weights, metrics = self._fit(start, offer.plan, ("round", offer.round), stop)
+        weights, metrics = self.fit(start, offer.plan, ("round", offer.round), stop)
         self.private = weights[self._shared_size :]
         delta = weights[: self._shared_size] - start[: self._shared_size]
         return Outcome(
@@ -65,7 +65,7 @@ class LocalTrainer:
 
     def fine_tune(self, shared: bytes, plan: LocalPlan, stop: Flag) -> Vector:
         """All weights, fitted to this device alone from the shared ones."""
-        weights, _ = self._fit(self.whole(shared), plan, ("personalise",), stop)
+        weights, _ = self.fit(self.whole(shared), plan, ("personalise",), stop)
         return weights
 
     def whole(self, shared: bytes) -> Vector:
@@ -78,9 +78,10 @@ class LocalTrainer:
             )
         return np.concatenate([vector, self.private])
 
-    def _fit(
+    def fit(
         self, start: Vector, plan: LocalPlan, purpose: tuple[str | int, ...], stop: Flag
     ) -> tuple[Vector, dict[str, float]]:
+        """Weights `[P]` trained by `plan` from `start`, and figures; `purpose` names the draws."""
         schema = self.bundle.manifest.input
         alter = augmenter(plan.augment, schema)
         prepared = None

@@ -1,13 +1,16 @@
 """From a sample to a decision: window → features → predict → decide. Needs no network."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from hedgerow.core.schema import InputSchema
-from hedgerow.decide.rules import Decision, decide, rule_for
+from hedgerow.decide.decision import Decision
+from hedgerow.decide.evidence import probabilities, reconstruction_error
+from hedgerow.decide.rules import Band, Rule, RuleState, decide
 from hedgerow.io.data import Recording
 from hedgerow.model.bundle import Bundle
-from hedgerow.model.metrics import softmax
 from hedgerow.model.predictor import Predictor
 from hedgerow.sense.features import Featuriser
 from hedgerow.sense.windows import Windower
@@ -23,8 +26,13 @@ class Pipeline:
         self.predictor = predictor
         self._windower = Windower(schema)
         self._featurise = Featuriser(schema)
-        self._rule = rule_for(manifest.output, manifest.decide)
-        self._state = self._rule.start()
+        self._task = manifest.output.task
+        self._rule = (
+            Rule.from_manifest(manifest)
+            if self._task == "classification"
+            else Band.from_manifest(manifest)
+        )
+        self._state = RuleState()
         self.windows = 0
         self.samples_bytes = 0
 
@@ -34,11 +42,20 @@ class Pipeline:
         decision = None
         for window in self._windower.push(samples, time_seconds):
             self.windows += 1
-            probabilities = softmax(self.predictor(self._featurise(window.samples)))[0]
+            given = self._featurise(window.samples)
+            evidence = self._evidence(given, self.predictor(given))
             self._state, decision = decide(
-                self._rule, self._state, probabilities, window.start_seconds, window.quality
+                self._rule, self._state, evidence, window.start_seconds, window.quality
             )
         return decision
+
+    def _evidence(self, given: NDArray[np.float32], answer: NDArray[np.float32]) -> Sequence[float]:
+        """What is decided on: probabilities, the value itself, or how badly the input came back."""
+        if self._task == "classification":
+            return probabilities(answer[0])
+        if self._task == "regression":
+            return [float(answer[0, 0])]
+        return [reconstruction_error(given[0], answer[0])]
 
 
 def split_in_time(recording: Recording, share: float) -> tuple[Recording, Recording]:
@@ -52,11 +69,14 @@ def split_in_time(recording: Recording, share: float) -> tuple[Recording, Record
 
 
 def windows_of(recordings: list[Recording], schema: InputSchema) -> WindowSet:
-    """All whole windows of the recordings, none across two of them: x `[N, C, T]`, y `[N]`."""
+    """All whole windows whose sensor can be believed, none across two recordings.
+
+    Returns x `[N, C, T]` and y `[N]`.
+    """
     x: list[NDArray[np.float32]] = []
     y: list[int] = []
     for recording in recordings:
-        windows = Windower(schema).push(recording.samples, 0.0)
+        windows = [w for w in Windower(schema).push(recording.samples, 0.0) if w.quality.usable]
         x += [window.samples for window in windows]
         y += [recording.label] * len(windows)
     shape = (len(x), len(schema.channels), schema.window)

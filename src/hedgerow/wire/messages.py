@@ -50,7 +50,6 @@ class Enrol(Message, frozen=True, kw_only=True, tag="enrol"):
 
     device: DeviceId
     name: Text
-    bundle: Hash | Literal[""] = ""
 
 
 class CheckIn(Message, frozen=True, kw_only=True, tag="check_in"):

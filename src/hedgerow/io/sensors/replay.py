@@ -27,7 +27,7 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class ReplaySensor:
-    """Plays `recordings` one after the other in blocks of `block` samples (the last may be shorter).
+    """Plays `recordings` one after the other in blocks of `block` samples; the last may be shorter.
 
     Times run at `rate_hz` from `start_seconds`, whatever the speed: at `speed` 10 the blocks come
     ten times faster than they were recorded, at `float("inf")` without waiting. Between recordings

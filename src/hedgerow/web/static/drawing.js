@@ -3,52 +3,62 @@
 import { percent } from "./words.js";
 
 const LEAVES_MAX = 60;
-const LEAF = "M0 0C.2-.36.66-.4 1 0C.66.4.2.36 0 0Z";
-const MARGIN = { top: 14, right: 92, bottom: 30, left: 42 };
+const LEAF = "M0 0C.22-.3.62-.36 1 0C.62.36.22.3 0 0Z";
+const MARGIN = { top: 14, right: 110, bottom: 30, left: 48 };
 const CHART_HEIGHT = 288;
 
 export function drawVine(svg, view, label) {
-  const width = svg.clientWidth;
+  const { clientWidth: width, clientHeight: height } = svg;
   if (width === 0) return;
-  const height = 84;
   const planned = Math.max(view.rounds_planned, view.round, view.rounds_done, 1);
-  const leaves = Math.min(planned, LEAVES_MAX);
-  const roundsEach = planned / leaves;
-  const gap = (width - 44) / leaves;
-  const size = Math.max(7, Math.min(30, gap * 1.05));
-  const rise = (x) => height / 2 + 5 * Math.sin((x / width) * Math.PI * 4);
-  const xOf = (leaf) => 8 + gap * (leaf + 0.5);
-  const grown = view.rounds_done / roundsEach;
-  const done = view.finished || view.phase === "done";
-  const ripe = done && view.rounds_done >= planned;
+  const leaves = Math.min(planned, LEAVES_MAX, Math.floor(width / 9));
+  const grown = (view.rounds_done * leaves) / planned;
+  const over = view.finished || view.phase === "done";
+  const ripe = over && view.rounds_done >= planned;
+  const gap = (width - 52) / leaves;
+  const size = Math.max(8, Math.min(40, 6 + gap * 0.7));
+  const xOf = (leaf) => 4 + gap * (leaf + 0.5);
+  const yOf = (x) => height / 2 + (height / 17) * Math.sin((x / width) * Math.PI * 5);
 
+  const tip = ripe ? width - 34 : (grown > 0 ? xOf(grown - 0.7) : 0);
   const parts = [
-    element("path", { class: "stem ahead", d: wave(8, width - 22, rise) }),
-    element("path", { class: "stem", d: wave(8, ripe ? width - 22 : xOf(grown - 0.5), rise) }),
+    element("path", { class: "stem ahead", d: wave(0, width - 34, yOf) }),
+    element("path", { class: "stem", d: wave(0, tip, yOf) }),
   ];
   for (let leaf = 0; leaf < leaves; leaf += 1) {
     const x = xOf(leaf);
-    const up = leaf % 2 === 0;
-    const at = `translate(${x.toFixed(1)} ${rise(x).toFixed(1)})`;
+    const at = `translate(${x.toFixed(1)} ${yOf(x).toFixed(1)})`;
+    // No two leaves are quite alike, and the same round always has the same leaf.
+    const lean = 9 * Math.sin(leaf * 2.4);
+    const side = leaf % 2 === 0 ? -1 : 1;
     if (leaf + 1 <= grown + 1e-9) {
-      const turn = `${at} rotate(${up ? -52 : 44}) scale(${size.toFixed(1)})`;
-      parts.push(element("path", { class: up ? "leaf" : "leaf under", d: LEAF, transform: turn }));
-    } else if (leaf <= grown + 1e-9 && view.round > view.rounds_done && !done) {
-      const turn = `${at} rotate(${up ? -52 : 44}) scale(${(size * 0.62).toFixed(1)})`;
-      parts.push(element("path", { class: "bud", d: LEAF, transform: turn }));
+      parts.push(...leafAt(at, -side * (62 + lean), size * 0.66, "leaf young"));
+      parts.push(...leafAt(at, side * (46 - lean), size, "leaf"));
+    } else if (leaf <= grown + 1e-9 && view.round > view.rounds_done && !over) {
+      parts.push(...leafAt(at, side * 46, size * 0.6, "bud"));
     } else {
       parts.push(element("circle", { class: "node", r: 2, transform: at }));
     }
   }
-  if (ripe) {
-    const [x, y] = [width - 20, rise(width - 22)];
-    for (const [dx, dy, r] of [[0, -7, 5.5], [9, 1, 5], [-1, 6, 4.5]]) {
-      parts.push(element("circle", { class: "hip", cx: x + dx, cy: y + dy, r }));
-    }
-  }
+  if (ripe) parts.push(...hips(width - 34, yOf(width - 34)));
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   svg.setAttribute("aria-label", label);
   svg.replaceChildren(...parts);
+}
+
+function leafAt(at, degrees, size, kind) {
+  const transform = `${at} rotate(${degrees.toFixed(1)}) scale(${size.toFixed(1)})`;
+  const leaf = element("path", { class: kind, d: LEAF, transform });
+  return kind === "bud" ? [leaf] : [leaf, element("path", { class: "rib", d: "M.12 0H.8", transform })];
+}
+
+function hips(x, y) {
+  const parts = [];
+  for (const [dx, dy, r] of [[14, -19, 7], [25, -2, 6.5], [13, 15, 6]]) {
+    parts.push(element("path", { class: "stalk", d: `M${x} ${y}Q${x + dx * 0.7} ${y} ${x + dx} ${y + dy}` }));
+    parts.push(element("circle", { class: "hip", cx: x + dx, cy: y + dy, r }));
+  }
+  return parts;
 }
 
 export function drawChart(box, view) {
@@ -66,7 +76,9 @@ export function drawChart(box, view) {
   const floor = Math.max(0, Math.floor(Math.min(...points.map(worstOf)) * 10 - 0.2) / 10);
   const last = points.at(-1);
   const first = points[0].round;
-  const end = Math.max(view.rounds_planned, last.round, first + 1);
+  // Room for what is planned, but never so much that what is there shrinks to a corner.
+  const ahead = Math.min(view.rounds_planned, Math.max(20, 4 * last.round));
+  const end = Math.max(ahead, last.round, first + 1);
   const start = Math.min(1, first);
   const inner = { w: width - MARGIN.left - MARGIN.right, h: CHART_HEIGHT - MARGIN.top - MARGIN.bottom };
   const x = (round) => MARGIN.left + (inner.w * (round - start)) / (end - start);
@@ -111,13 +123,18 @@ function axes({ x, y, floor, start, end, width }) {
     parts.push(element("path", { class: "grid", d: `M${MARGIN.left} ${at}H${width - MARGIN.right}` }));
     parts.push(text(MARGIN.left - 9, at + 4, percent(share, 0), "axis end"));
   }
-  const every = [1, 2, 5, 10, 20, 50, 100, 200, 500].find((n) => (end - start) / n <= width / 70) ?? 1000;
-  for (let round = start; round <= end; round += 1) {
-    if (round !== start && round % every !== 0) continue;
-    if (round !== start && every > 1 && round - start < every / 2) continue;
+  const every = niceStep(((end - start) * 70) / width);
+  for (let round = start; round <= end; round = (Math.floor(round / every) + 1) * every) {
+    if (round !== start && round - start < every * 0.7) continue;
     parts.push(text(x(round), CHART_HEIGHT - 7, String(round), "axis middle"));
   }
   return parts;
+}
+
+/** The least of 1, 2, 5, 10, 20, 50, … that is at least `rough`. */
+function niceStep(rough) {
+  const power = 10 ** Math.max(0, Math.floor(Math.log10(rough)));
+  return [1, 2, 5, 10].map((n) => n * power).find((step) => step >= rough);
 }
 
 function dot(x, y, kind, told, count) {

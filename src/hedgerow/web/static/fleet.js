@@ -89,6 +89,7 @@ function showFigures() {
   const measured = view.rounds.findLast((round) => round.accuracy_mean !== null);
   put($("accuracy-mean"), words.percent(measured?.accuracy_mean));
   put($("accuracy-worst"), words.percent(measured?.accuracy_worst));
+  $("worst").hidden = measured === undefined;
   put(
     $("accuracy-note"),
     measured ? `after round ${measured.round}, on data held back from training` : "not measured yet",
@@ -118,6 +119,7 @@ function showResult() {
 
 function showRounds() {
   $("rounds-empty").hidden = view.rounds.length > 0;
+  $("rounds").hidden = view.rounds.length === 0;
   const rows = view.rounds.slice(-ROUNDS_SHOWN).reverse();
   const key = JSON.stringify(rows);
   if ($("round-rows").dataset.key === key) return;
@@ -151,6 +153,7 @@ function showOutcomes() {
     ...entries.map(([code, count]) =>
       build("li", code === "counted" ? "good" : "", [
         cell("b", count.toLocaleString("en"), ""),
+        " ",
         cell("span", words.outcome(code), ""),
       ]),
     ),
@@ -201,10 +204,9 @@ function newCard() {
   const sure = build("div", "sure", [bar, part("confidence", "span", "confidence")]);
   const reason = part("reason", "p", "reason");
   const facts = ["own", "personal", "up", "kept"].map((key) => {
-    const heading = { own: "Shared", personal: "Personalised", up: "Sent", kept: "Kept" }[key];
+    const heading = { own: "Shared model", personal: "Personalised", up: "Sent", kept: "Kept here" }[key];
     return build("div", key, [cell("dt", heading, ""), part(key, "dd", "")]);
   });
-  parts.personalBox = facts[1];
   const list = build("dl", "facts", facts);
   parts.root = build("li", "card", [build("div", "who", [name, phase]), label, sure, reason, list]);
   return parts;
@@ -217,14 +219,15 @@ function fillCard(card, device) {
   card.root.classList.toggle("undecided", !decided);
   card.phase.dataset.phase = device.phase;
   put(card.name, device.name || device.id.slice(0, 8));
+  card.name.title = device.name || device.id;
   put(card.phase, words.phaseOf(device));
+  card.phase.title = words.phaseOf(device);
   put(card.label, decided ? device.label : "no decision yet");
   put(card.confidence, decided ? words.percent(sure, 0) : "");
   card.bar.setAttribute("aria-valuenow", String(Math.round(100 * sure)));
   card.fill.style.width = decided ? `${100 * sure}%` : "0";
   put(card.reason, device.reason);
   put(card.own, words.percent(device.accuracy));
-  card.personalBox.hidden = device.accuracy_personalised === null;
   put(card.personal, words.percent(device.accuracy_personalised));
   put(card.up, words.bytes(device.bytes_up));
   put(card.kept, words.bytes(device.bytes_kept));

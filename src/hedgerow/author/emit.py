@@ -1,0 +1,259 @@
+"""From a traced function of one client to an ONNX graph for K clients.
+
+The trace is plain forward arithmetic with a symbolic batch B. Here each value gets the clients as
+a leading dimension, which is what `vmap` would do, but shapes stay readable to ONNX Runtime: a
+reshape copies K and infers B (`0` and `-1`) where a general exporter computes shapes at run time,
+and an expansion is kept in mind, not carried out, until something needs it.
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from hedgerow.core.errors import UsageError
+
+OPSET = 18
+IR_VERSION = 9
+_aten = torch.ops.aten
+Dims = tuple[Any, ...]
+"""Sizes of one client's tensor: numbers, or the expression in B as text."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor in the graph. `clients`: it has the leading K. `dims` leaves K out and says what is
+    really there; where that is 1 and `shape` is more, the tensor only stands for a larger one."""
+
+    name: str
+    dims: Dims
+    shape: Dims
+    clients: bool
+    array: NDArray[Any] | None = None
+    """The value itself, where it is constant."""
+
+
+class Emitter:
+    """Collects nodes and initialisers."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[tuple[str, Dims, bytes], str] = {}
+        self.initializers: list[onnx.TensorProto] = []
+        self.sizes: dict[str, str] = {}
+        self._count = 0
+
+    def op(self, kind: str, *inputs: str, outputs: int = 1, **attributes: Any) -> list[str]:
+        """Add a node; the names of its outputs."""
+        names = [f"{kind}_{self._count}_{i}" if outputs > 1 else f"{kind}_{self._count}"
+                 for i in range(outputs)]
+        self._count += 1
+        self.nodes.append(helper.make_node(kind, list(inputs), names, **attributes))
+        return names
+
+    def constant(self, array: NDArray[Any] | Sequence[int] | int) -> str:
+        """The name of an initialiser holding `array`, int64 if plain numbers."""
+        values = np.asarray(array) if isinstance(array, np.ndarray) else np.asarray(array, np.int64)
+        key = (values.dtype.str, values.shape, values.tobytes())
+        if key not in self.constants:
+            name = f"constant_{len(self.constants)}"
+            self.constants[key] = name
+            self.initializers.append(numpy_helper.from_array(np.asarray(values, order="C"), name))
+        return self.constants[key]
+
+    def literal(self, array: NDArray[Any]) -> Value:
+        """A constant value without K."""
+        return Value(self.constant(array), array.shape, array.shape, False, array)
+
+    def whole(self, value: Value) -> Value:
+        """The value with its expansion carried out."""
+        if value.dims == value.shape:
+            return value
+        parts = [self._size(dim) for dim in value.shape]
+        if value.clients:
+            parts.insert(0, self.constant([1]))  # broadcasting leaves K as it is
+        (target,) = self.op("Concat", *parts, axis=0)
+        (name,) = self.op("Expand", value.name, target)
+        return replace(value, name=name, dims=value.shape, array=None)
+
+    def _size(self, dim: Any) -> str:
+        if isinstance(dim, int):
+            return self.constant([dim])
+        if dim not in self.sizes:
+            raise UsageError(f"the size {dim} is not that of an input; it cannot be compiled")
+        return self.sizes[dim]
+
+    def reshape(self, value: Value, shape: Dims) -> Value:
+        """The value in another shape of as many elements."""
+        value = self.whole(value)
+        if value.dims == shape:
+            return value
+        numbers = [0] if value.clients else []
+        for index, dim in enumerate(shape):
+            if isinstance(dim, int):
+                numbers.append(dim)
+            else:
+                same = index < len(value.dims) and value.dims[index] == dim
+                numbers.append(0 if same else -1)
+        if numbers.count(-1) > 1:
+            raise UsageError(f"reshaping {value.dims} to {shape} leaves two sizes open")
+        (name,) = self.op("Reshape", value.name, self.constant(numbers))
+        return Value(name, shape, shape, value.clients)
+
+    def unsqueeze(self, value: Value, axes: Sequence[int], shape: Dims) -> Value:
+        """Dimensions of size 1 put in at `axes` of the result, K not counted."""
+        dims = list(value.dims)
+        for axis in sorted(axes):
+            dims.insert(axis, 1)
+        shifted = [axis + value.clients for axis in axes]
+        (name,) = self.op("Unsqueeze", value.name, self.constant(shifted))
+        return Value(name, tuple(dims), shape, value.clients)
+
+    def ranked(self, value: Value, rank: int) -> Value:
+        """With K kept in front, enough sizes of 1 behind it to reach `rank`."""
+        missing = rank - len(value.dims)
+        if missing <= 0 or not value.clients:
+            return value
+        shape = (1,) * missing + value.shape
+        return self.unsqueeze(value, range(missing), shape)
+
+    def pointwise(self, kind: str, values: list[Value], shape: Dims, **attributes: Any) -> Value:
+        """An elementwise node with broadcasting."""
+        rank = max(len(value.dims) for value in values)
+        ranked = [self.ranked(value, rank) for value in values]
+        dims: list[Any] = [1] * rank
+        for value in ranked:
+            for back in range(1, len(value.dims) + 1):
+                if value.dims[-back] != 1:
+                    dims[-back] = value.dims[-back]
+        (name,) = self.op(kind, *(value.name for value in ranked), **attributes)
+        return Value(name, tuple(dims), shape, any(value.clients for value in values))
+
+
+Rule = Callable[[Emitter, torch.fx.Node, list[Any], dict[str, Any], Dims], Any]
+RULES: dict[Any, Rule] = {}
+
+
+def emit(
+    traced: torch.fx.GraphModule,
+    inputs: Sequence[tuple[str, int, tuple[str | int, ...]]],
+    outputs: Sequence[tuple[str, tuple[str | int, ...]]],
+) -> bytes:
+    """The ONNX model of `traced`.
+
+    `inputs` and `outputs` are names and shapes with `"K"` and `"B"` free; an input gives its ONNX
+    element type between the two. Results without K are refused.
+
+    Raises:
+        UsageError: the trace holds an operation that has no rule here.
+    """
+    traced.graph.eliminate_dead_code()
+    emitter = Emitter()
+    known: dict[torch.fx.Node, Any] = {}
+    places = iter(inputs)
+    for node in traced.graph.nodes:
+        if node.op == "placeholder":
+            name, _, shape = next(places)
+            known[node] = _input(emitter, node, name, shape)
+        elif node.op == "get_attr":
+            known[node] = emitter.literal(_attribute(traced, node.target).detach().cpu().numpy())
+        elif node.op == "call_function":
+            known[node] = _call(emitter, node, known)
+        else:
+            results = [known[result] for result in node.args[0]]
+    for (name, _), result in zip(outputs, results, strict=True):
+        if not result.clients:
+            raise UsageError(f"{name} does not depend on the client's weights")
+        emitter.nodes.append(helper.make_node("Identity", [emitter.whole(result).name], [name]))
+    graph = helper.make_graph(
+        emitter.nodes,
+        "train",
+        [helper.make_tensor_value_info(name, kind, list(shape)) for name, kind, shape in inputs],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, list(shape)) for n, shape in outputs],
+        emitter.initializers,
+    )
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION,
+        producer_name="hedgerow",
+    )
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def shape_of(node: torch.fx.Node) -> Dims:
+    """The shape a traced node has, sizes in B as text."""
+    return tuple(size if isinstance(size, int) else str(size) for size in node.meta["val"].shape)
+
+
+def _input(emitter: Emitter, node: torch.fx.Node, name: str, shape: Dims) -> Value:
+    dims = shape_of(node)
+    clients = bool(shape) and shape[0] == "K"
+    for place, dim in enumerate(dims):
+        if not isinstance(dim, int) and dim not in emitter.sizes:
+            at = place + clients
+            (emitter.sizes[dim],) = emitter.op("Shape", name, start=at, end=at + 1)
+    return Value(name, dims, dims, clients)
+
+
+def _attribute(module: Any, path: str) -> torch.Tensor:
+    for part in path.split("."):
+        module = getattr(module, part)
+    tensor: torch.Tensor = module
+    return tensor
+
+
+def _call(emitter: Emitter, node: torch.fx.Node, known: dict[torch.fx.Node, Any]) -> Any:
+    if node.target is _aten.sym_size.int or not isinstance(
+        node.meta.get("val"), (torch.Tensor, tuple, list)
+    ):
+        return None  # sizes are read from the shapes of the trace
+    args = list(torch.fx.map_arg(node.args, lambda n: known[n]))
+    kwargs = dict(torch.fx.map_arg(node.kwargs, lambda n: known[n]))
+    folded = _fold(node, args, kwargs)
+    if folded is not None:
+        return emitter.literal(folded)
+    if node.target is operator.getitem:
+        return args[0][args[1]]
+    rule = RULES.get(node.target)
+    if rule is None:
+        raise UsageError(
+            f"the model uses {node.target}, which the training graph has no rule for; "
+            "use another layer, or add a rule in hedgerow.author.rules"
+        )
+    shape = shape_of(node) if isinstance(node.meta["val"], torch.Tensor) else ()
+    return rule(emitter, node, args, kwargs, shape)
+
+
+def _fold(node: torch.fx.Node, args: list[Any], kwargs: dict[str, Any]) -> NDArray[Any] | None:
+    """The result, if nothing it is made of depends on an input or on B."""
+    if not isinstance(node.meta["val"], torch.Tensor):
+        return None
+    if any(not isinstance(size, int) for size in shape_of(node)):
+        return None
+
+    def known(value: Any) -> bool:
+        if isinstance(value, (list, tuple)):
+            return all(known(item) for item in value)
+        return value is not None and not isinstance(value, torch.SymInt) and (
+            not isinstance(value, Value) or value.array is not None
+        )
+
+    def real(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [real(item) for item in value]
+        return torch.from_numpy(value.array.copy()) if isinstance(value, Value) else value
+
+    if not all(known(arg) for arg in args if arg is not None):
+        return None
+    if not all(known(arg) for arg in kwargs.values() if arg is not None):
+        return None
+    target: Any = node.target
+    plain = {key: real(item) for key, item in kwargs.items()}
+    result: NDArray[Any] = target(*(real(arg) for arg in args), **plain).numpy()
+    return result

@@ -1,0 +1,139 @@
+"""The whole way: a spec to a bundle."""
+
+import json
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from hedgerow.author import graphs
+from hedgerow.author.quantise import quantised_graph
+from hedgerow.author.spec import Spec
+from hedgerow.core.layout import Layout, Vector
+from hedgerow.model.bundle import (
+    INFER,
+    INFER_INT8,
+    TRAIN,
+    WEIGHTS,
+    Bundle,
+    Manifest,
+    QuantisedTensor,
+    pack_weights,
+)
+
+_NOISE_SAMPLES = 64
+
+
+def export(spec: Spec) -> Bundle:
+    """Compile a model.
+
+    Raises:
+        UsageError: something in the model cannot be compiled; the message names it.
+    """
+    layout = spec.layout()
+    module = spec.prepared()
+    weights = layout.flatten(
+        {name: tensor.detach().numpy() for name, tensor in module.named_parameters()}
+    )
+    train = graphs.train_graph(spec, module)
+    infer = graphs.infer_graph(spec, module)
+    samples, calibration = _calibration(spec)
+    int8, quantised = quantised_graph(with_values(infer, layout, weights), layout, samples)
+    manifest = Manifest(
+        name=spec.name,
+        version=spec.version,
+        input=spec.input,
+        output=spec.output,
+        layout=layout,
+        plan=spec.plan,
+        decide=spec.decide,
+        calibration=calibration,
+        quantised=quantised,
+    )
+    offsets = _offsets(pack_weights(layout, weights))
+    files = {
+        INFER: with_external(infer, layout, offsets),
+        INFER_INT8: _without_values(int8, layout, quantised, offsets),
+        TRAIN: train,
+    }
+    return Bundle.build(manifest, files, weights)
+
+
+def _calibration(spec: Spec) -> tuple[NDArray[np.float32], str]:
+    if spec.calibration is not None:
+        return np.asarray(spec.calibration, np.float32), "samples"
+    noise = np.random.Generator(np.random.PCG64(0)).standard_normal(
+        (_NOISE_SAMPLES, *spec.input.shape), np.float32
+    )
+    return noise, "noise"
+
+
+def with_values(graph: bytes, layout: Layout, weights: Vector) -> bytes:
+    """The inference graph with the parameters as ordinary initialisers."""
+    model = onnx.load_from_string(graph)
+    for name, array in layout.unflatten(weights).items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    _drop_inputs(model, layout)
+    return model.SerializeToString()
+
+
+def with_external(graph: bytes, layout: Layout, offsets: dict[str, tuple[int, int]]) -> bytes:
+    """The inference graph with the parameters as external data in `weights.safetensors`.
+
+    Next to that file any ONNX tool can run the graph; `Predictor` gives the values by name.
+    """
+    model = onnx.load_from_string(graph)
+    for tensor in layout.tensors:
+        proto = TensorProto(name=tensor.name, dims=tensor.shape, data_type=TensorProto.FLOAT)
+        _point_outside(proto, offsets.get(tensor.name))
+        model.graph.initializer.append(proto)
+    _drop_inputs(model, layout)
+    return model.SerializeToString()
+
+
+def _without_values(
+    graph: bytes,
+    layout: Layout,
+    quantised: tuple[QuantisedTensor, ...],
+    offsets: dict[str, tuple[int, int]],
+) -> bytes:
+    """The int8 graph with everything that depends on the weights left for `Predictor` to give."""
+    model = onnx.load_from_string(graph)
+    given = {tensor.name for tensor in layout.tensors}
+    given |= {name for step in quantised for name in (step.quantised, step.scale)}
+    for proto in model.graph.initializer:
+        if proto.name in given:
+            proto.ClearField("raw_data")
+            proto.ClearField("float_data")
+            proto.ClearField("int32_data")
+            _point_outside(proto, offsets.get(proto.name))
+    return model.SerializeToString()
+
+
+def _drop_inputs(model: onnx.ModelProto, layout: Layout) -> None:
+    names = {tensor.name for tensor in layout.tensors}
+    kept = [value for value in model.graph.input if value.name not in names]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+
+
+def _point_outside(proto: TensorProto, place: tuple[int, int] | None) -> None:
+    proto.data_location = TensorProto.EXTERNAL
+    entries = {"location": WEIGHTS}
+    if place is not None:
+        entries |= {"offset": str(place[0]), "length": str(place[1] - place[0])}
+    for key, value in entries.items():
+        proto.external_data.add(key=key, value=value)
+
+
+def _offsets(data: bytes) -> dict[str, tuple[int, int]]:
+    """Where each tensor begins and ends in a safetensors file."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    return {
+        name: (8 + length + entry["data_offsets"][0], 8 + length + entry["data_offsets"][1])
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
+

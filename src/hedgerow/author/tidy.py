@@ -1,1 +1,0 @@
-def simplify(g): pass

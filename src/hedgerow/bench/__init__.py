@@ -1,0 +1,1 @@
+"""Benchmarks: what `hedgerow bench …` measures, on the machine it runs on."""

@@ -1,0 +1,84 @@
+"""Opening a SQLite file that must survive power loss: checked, locked, put aside when damaged."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from hedgerow.core.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+_COMPANIONS: Final = ("", "-wal", "-shm")
+
+
+def lock(path: Path) -> int:
+    """Make the directory, and take a lock that the system frees when this process ends.
+
+    Returns its file descriptor: closing it frees the lock. Raises UsageError when another process
+    has it, or when the directory cannot be written.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise UsageError(f"cannot keep a store in {path}: {error}") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise UsageError(f"another agent uses {path}; stop it or choose another file") from None
+    return handle
+
+
+def open_or_begin_anew(
+    path: Path, schema: str, version: int
+) -> tuple[sqlite3.Connection, Path | None]:
+    """An autocommitting connection to a sound database, and where a damaged one was moved to.
+
+    WAL, synchronous=FULL. Raises UsageError when the file cannot be opened, or has a newer layout.
+    """
+    try:
+        return _open(path, schema, version), None
+    except sqlite3.OperationalError as error:
+        raise UsageError(f"cannot open the store {path}: {error}") from error
+    except sqlite3.DatabaseError as error:
+        aside = path.with_name(path.name + ".damaged")
+        log.error("the store %s is damaged (%s): moved to %s, begun anew", path, error, aside)
+    for companion in _COMPANIONS:
+        source = path.with_name(path.name + companion)
+        if source.exists():
+            source.replace(aside.with_name(aside.name + companion))
+    return _open(path, schema, version), aside
+
+
+def _open(path: Path, schema: str, version: int) -> sqlite3.Connection:
+    """A checked connection. Raises sqlite3.DatabaseError when the file is damaged."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite would make it 0644
+    except OSError as error:
+        raise UsageError(f"cannot write the store {path}: {error}") from error
+    db = sqlite3.connect(path, isolation_level=None, timeout=5.0)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA journal_size_limit = 4194304")
+        found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise sqlite3.DatabaseError(found)
+        layout = db.execute("PRAGMA user_version").fetchone()[0]
+        if layout > version:
+            raise UsageError(
+                f"the store {path} has layout {layout}, this Hedgerow knows {version}; "
+                f"update Hedgerow or choose another file"
+            )
+        if layout == 0:
+            db.executescript(f"BEGIN; {schema} PRAGMA user_version = {version}; COMMIT;")
+    except BaseException:
+        db.close()
+        raise
+    return db
