@@ -1,5 +1,6 @@
 import asyncio
 import os
+import shutil
 
 import pytest
 from nats.aio.client import Client
@@ -153,6 +154,26 @@ def test_a_restarted_coordinator_replays_from_where_it_says(
                 assert await third.link.last_sequence() == 7
 
     asyncio.run(scene())
+
+
+def test_a_lost_stream_is_read_from_its_new_beginning(
+    server: EmbeddedServer, authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scene() -> None:
+        async with coordinator(server, authority) as hub, device(server, authority) as one:
+            for number in range(3):
+                await one.link.send_update(b"%d" % number, f"m{number}")
+            await until(lambda: len(hub.updates) == 3)
+            server.stop()
+            shutil.rmtree(server.directory / "jetstream")
+            server.start()
+            await until(lambda: hub.states == [True, False, True] and one.up)
+            await one.link.send_update(b"first of a new stream", "m3")
+            await until(lambda: len(hub.updates) == 4)
+            assert hub.updates[3].sequence == 1
+
+    asyncio.run(scene())
+    assert "begun anew" in caplog.text
 
 
 def test_one_device_that_floods_shuts_out_itself_only(
@@ -318,7 +339,7 @@ def test_a_slow_reader_slows_the_server_and_loses_nothing(
     monkeypatch.setattr("hedgerow.io.nats_journal.QUEUE_BYTES_MAX", 100_000)
 
     async def scene() -> None:
-        async with device(server, authority) as one, coordinator(server, authority, 10**6) as hub:
+        async with device(server, authority) as one, coordinator(server, authority) as hub:
             for number in range(60):
                 await one.link.send_update(bytes([number]) * 50_000, f"m{number}")
             largest, seen = 0, 0

@@ -38,6 +38,16 @@ from hedgerow.protocol.effects import (
     StopTraining,
     Train,
 )
+from hedgerow.protocol.fleet import (
+    Aggregated,
+    CoordinatorState,
+    Event,
+    Member,
+    Received,
+    RoundRules,
+    Started,
+    TimerFired,
+)
 from hedgerow.wire.codec import open_from_coordinator, open_from_device, seal
 from hedgerow.wire.messages import ModelRef, Receipt, Update
 
@@ -202,7 +212,7 @@ class Watch(Node):
 class Desk(Node):
     """The coordinator: its durable store and journal, and the machine."""
 
-    def __init__(self, fleet: "Fleet", rules: coordinator.RoundRules, devices: list[str]) -> None:
+    def __init__(self, fleet: "Fleet", rules: RoundRules, devices: list[str]) -> None:
         super().__init__(fleet, COORDINATOR)
         self.rules, self.devices = rules, devices
         self.model, self.last_round, self.rounds_done = fleet.first, 0, 0
@@ -214,13 +224,13 @@ class Desk(Node):
 
     def start(self) -> None:
         self.up = True
-        self.state = coordinator.CoordinatorState(
+        self.state = CoordinatorState(
             rules=self.rules,
             algorithm=FedAvg(),
             plan=LocalPlan(),
             parameters=PARAMETERS,
             model=self.model,
-            members={name: coordinator.Member(name) for name in self.devices},
+            members={name: Member(name) for name in self.devices},
             last_round=self.last_round,
             rounds_done=self.rounds_done,
         )
@@ -232,7 +242,7 @@ class Desk(Node):
             self.read(sender, data)
             if self.life != life:
                 return
-        self.take(coordinator.Started())
+        self.take(Started())
 
     def hear(self, sender: str, data: bytes) -> None:
         if self.up:
@@ -244,9 +254,9 @@ class Desk(Node):
         self.hear(sender, data)
 
     def read(self, sender: str, data: bytes) -> None:
-        self.take(coordinator.Received(sender, open_from_device(data, sender, verify)))
+        self.take(Received(sender, open_from_device(data, sender, verify)))
 
-    def take(self, event: coordinator.Event) -> None:
+    def take(self, event: Event) -> None:
         self.fleet.count_event(self.name, event)
         self.state, effects = coordinator.step(self.state, event, self.fleet.now)
         for effect in effects:
@@ -259,7 +269,7 @@ class Desk(Node):
         fleet = self.fleet
         match effect:
             case SetTimer(name, at):
-                self.set_timer(name, at, lambda name: self.take(coordinator.TimerFired(name)))
+                self.set_timer(name, at, lambda name: self.take(TimerFired(name)))
             case CancelTimer(name):
                 self.timers.pop(name, None)
             case SaveRound():
@@ -296,7 +306,7 @@ class Desk(Node):
         if self.fleet.strikes():
             self.kill(self.start)
         else:
-            self.take(coordinator.Aggregated(number, self.model))
+            self.take(Aggregated(number, self.model))
 
 
 @dataclass
@@ -306,7 +316,7 @@ class Fleet:
     seed: int
     size: int = 5
     weather: Weather = Weather()
-    rules: coordinator.RoundRules = coordinator.RoundRules(
+    rules: RoundRules = RoundRules(
         cohort=3, quorum=2, over_selection=0.25, deadline_seconds=40, retry_seconds=2, rounds=6
     )
     calm_seconds: float = 600.0

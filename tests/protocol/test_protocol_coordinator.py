@@ -8,9 +8,9 @@ import pytest
 from hedgerow.algorithms.fedavg import FedAvg
 from hedgerow.core.errors import ProtocolBug, UsageError
 from hedgerow.core.schema import LocalPlan
-from hedgerow.protocol import coordinator
-from hedgerow.protocol.coordinator import RoundRules
+from hedgerow.protocol import coordinator, fleet
 from hedgerow.protocol.effects import Send
+from hedgerow.protocol.fleet import RoundRules
 from hedgerow.wire.messages import Accept, CheckIn, Decline, Enrol, Offer, Report
 from tests.protocol.transcript import Desk, delta, model
 
@@ -24,14 +24,14 @@ def opened(rules: RoundRules = THREE, *devices: str, **given: Any) -> Desk:
     for name in names:
         desk.state.members[name].seen_at = 0.0
         desk.state.members[name].samples = 32
-    desk.take(coordinator.Started())
+    desk.take(fleet.Started())
     assert desk.state.phase == "open"
     return desk
 
 
 def test_a_round_of_three_devices() -> None:
     desk = Desk(RoundRules(cohort=3, quorum=3, roll_call_seconds=2), "ana", "ben", "cem")
-    assert desk.take(coordinator.Started()) == ["to all: roll_call 2s"]
+    assert desk.take(fleet.Started()) == ["to all: roll_call 2s"]
     assert desk.check_in("ana") == []
     assert desk.check_in("ben") == []
     assert desk.check_in("cem") == [
@@ -189,7 +189,7 @@ def test_metrics_must_be_finite() -> None:
 
 def test_updates_that_have_no_place_in_the_sum() -> None:
     desk = opened(RoundRules(cohort=2, quorum=2), "ana", "ben")
-    desk.take(coordinator.Joined("eve", "Eve"))
+    desk.take(fleet.Joined("eve", "Eve"))
     before = desk.sum.digest()
     assert desk.outcome("eve") == "uninvited"
     assert desk.outcome("ana", 2) == "unknown_round"
@@ -218,7 +218,7 @@ def test_who_is_unknown_gets_no_answer() -> None:
 def test_what_is_no_message_is_counted_by_reason() -> None:
     desk = opened()
     for reason in ("oversized", "malformed", "forged", "unknown_version", "forged"):
-        assert desk.take(coordinator.Refused("ana", reason)) == []
+        assert desk.take(fleet.Refused("ana", reason)) == []
     enrol = Enrol(device="U" + "A" * 55, name="Ana")
     assert desk.hear("ana", enrol) == []  # on the wrong subject
     expected = {"oversized": 1, "malformed": 1, "forged": 2, "unknown_version": 1, "misplaced": 1}
@@ -246,7 +246,7 @@ def test_who_has_an_old_model_is_told_of_the_new_one_even_while_a_round_is_open(
     desk.update("ana")
     desk.update("ben")
     desk.aggregated()
-    desk.take(coordinator.Joined("eve", "Eve"))
+    desk.take(fleet.Joined("eve", "Eve"))
     assert desk.check_in("eve", version=1) == ["to eve: published 2 v2"]
     assert desk.check_in("eve", version=2) == []
     assert desk.check_in("ana", version=1) == ["to ana: offer 2 v2 600s"]  # the offer names it
@@ -292,7 +292,7 @@ def test_a_coordinator_that_starts_again_asks_nobody_for_what_had_arrived() -> N
     again.update("ana", payload=delta(-3, 1e-7, 5, 0), samples=3)
     assert again.outcome("ana") == "duplicate"  # a copy in the journal
     assert again.check_in("ben") == []  # not before the journal is through
-    assert again.take(coordinator.Started()) == [
+    assert again.take(fleet.Started()) == [
         "to all: roll_call 0s",
         "to ben: offer 1 v1 600s",
         "timer deadline at 650",
@@ -313,7 +313,7 @@ def test_a_round_that_was_complete_at_the_crash_is_closed_at_once() -> None:
     again = crashed(desk)
     outcomes = [again.outcome(name) for name in ("dot", "ana", "ben")]
     assert outcomes == ["counted", "counted", "late"]  # the same order gives the same outcomes
-    assert again.take(coordinator.Started()) == [
+    assert again.take(fleet.Started()) == [
         "to all: roll_call 0s",
         "cancel deadline",
         "aggregate 1",
@@ -331,7 +331,7 @@ def test_a_journal_of_rounds_that_are_over_moves_nothing() -> None:
 
 def test_too_few_present_open_no_round() -> None:
     desk = Desk(RoundRules(cohort=3, quorum=2, presence_seconds=90), "ana", "ben", "cem")
-    desk.take(coordinator.Started())
+    desk.take(fleet.Started())
     assert desk.check_in("ana") == []
     assert desk.check_in("ben", samples=0) == []  # nothing to learn from
     desk.now = 91.0
@@ -369,10 +369,10 @@ def test_the_plan_follows_the_rounds_that_succeeded() -> None:
 
 def test_devices_join_until_the_fleet_is_full() -> None:
     desk = Desk(RoundRules(cohort=1, quorum=1, devices_max=1))
-    assert desk.take(coordinator.EnrolmentAsked("ana", "Ana")) == ["admit ana"]
-    assert desk.take(coordinator.EnrolmentAsked("ana", "Ana's")) == ["admit ana"]
+    assert desk.take(fleet.EnrolmentAsked("ana", "Ana")) == ["admit ana"]
+    assert desk.take(fleet.EnrolmentAsked("ana", "Ana's")) == ["admit ana"]
     assert desk.state.members["ana"].name == "Ana's"
-    assert desk.take(coordinator.EnrolmentAsked("ben", "Ben")) == [
+    assert desk.take(fleet.EnrolmentAsked("ben", "Ben")) == [
         "turn away ben: the fleet is full: it takes 1 devices"
     ]
 
@@ -380,9 +380,9 @@ def test_devices_join_until_the_fleet_is_full() -> None:
 def test_events_the_phase_does_not_allow_are_bugs() -> None:
     desk = opened()
     with pytest.raises(ProtocolBug, match="coordinator in state 'open'"):
-        desk.take(coordinator.Started())
+        desk.take(fleet.Started())
     with pytest.raises(ProtocolBug, match=r"Aggregated\(1\)"):
-        desk.take(coordinator.Aggregated(1, model(2)))
+        desk.take(fleet.Aggregated(1, model(2)))
 
 
 def test_rules_that_cannot_be_met_are_refused() -> None:
@@ -392,7 +392,7 @@ def test_rules_that_cannot_be_met_are_refused() -> None:
 
 def test_the_quorum_counts_devices_not_check_ins() -> None:
     desk = Desk(RoundRules(cohort=3, quorum=3), "ana", "ben", "cem")
-    desk.take(coordinator.Started())
+    desk.take(fleet.Started())
     for _ in range(5):
         assert desk.check_in("ana") == []
         assert desk.check_in("ben") == []

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hedgerow.protocol.coordinator import RoundRules
+from hedgerow.protocol.fleet import RoundRules
 from tests.protocol.small_fleet import Fleet, Weather
 
 SEEDS = 200

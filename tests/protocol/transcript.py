@@ -8,7 +8,7 @@ import numpy as np
 from hedgerow.aggregate.mean import ExactSum
 from hedgerow.algorithms.fedavg import FedAvg
 from hedgerow.core.schema import LocalPlan
-from hedgerow.protocol import coordinator, device
+from hedgerow.protocol import coordinator, device, fleet
 from hedgerow.protocol.effects import (
     AbandonRound,
     Admit,
@@ -141,25 +141,25 @@ class Desk:
 
     def __init__(
         self,
-        rules: coordinator.RoundRules,
+        rules: fleet.RoundRules,
         *devices: str,
         plan: LocalPlan | None = None,
         algorithm: FedAvg | None = None,
     ) -> None:
-        self.state = coordinator.CoordinatorState(
+        self.state = fleet.CoordinatorState(
             rules=rules,
             algorithm=algorithm or FedAvg(),
             plan=plan or LocalPlan(),
             parameters=PARAMETERS,
             model=model(1),
-            members={name: coordinator.Member(name) for name in devices},
+            members={name: fleet.Member(name) for name in devices},
         )
         self.now = 0.0
         self.sum = ExactSum(PARAMETERS)
         self.saved: SaveRound | None = None
         self.effects: list[Effect] = []
 
-    def take(self, event: coordinator.Event) -> list[str]:
+    def take(self, event: fleet.Event) -> list[str]:
         """Take an event; carry out what concerns the sum; answer in lines."""
         self.state, self.effects = coordinator.step(self.state, event, self.now)
         for effect in self.effects:
@@ -174,7 +174,7 @@ class Desk:
 
     def hear(self, who: str, message: FromDevice) -> list[str]:
         """A message from a device."""
-        return self.take(coordinator.Received(who, message))
+        return self.take(fleet.Received(who, message))
 
     def check_in(self, who: str, version: int = 1, samples: int = 32) -> list[str]:
         """A device says that it is there."""
@@ -196,12 +196,12 @@ class Desk:
     def timer(self, name: str, at_seconds: float) -> list[str]:
         """Time goes on, and a timer runs out."""
         self.now = at_seconds
-        return self.take(coordinator.TimerFired(name))
+        return self.take(fleet.TimerFired(name))
 
     def aggregated(self, number: int = 1, version: int = 2) -> list[str]:
         """The shell says that the round's model is kept."""
         self.saved = None
-        return self.take(coordinator.Aggregated(number, model(version)))
+        return self.take(fleet.Aggregated(number, model(version)))
 
     def outcome(self, who: str, number: int = 1, **given: Any) -> str:
         """The outcome in the receipt of an update."""

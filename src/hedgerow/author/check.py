@@ -77,7 +77,8 @@ def draw(
     spec: Spec, rng: np.random.Generator, clients: int, batch: int
 ) -> tuple[NDArray[np.float32], NDArray[np.generic]]:
     """Inputs `[K, B, *shape]` and targets that suit the task. Calibration samples are preferred,
-    since a module may want inputs of a certain kind."""
+    since a module may want inputs of a certain kind.
+    """
     rows = clients * batch
     if spec.calibration is not None:
         x = spec.calibration[rng.integers(0, len(spec.calibration), rows)]

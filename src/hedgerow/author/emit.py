@@ -7,7 +7,7 @@ and an expansion is kept in mind, not carried out, until something needs it.
 """
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,7 +29,8 @@ Dims = tuple[Any, ...]
 @dataclass(frozen=True)
 class Value:
     """A tensor in the graph. `clients`: it has the leading K. `dims` leaves K out and says what is
-    really there; where that is 1 and `shape` is more, the tensor only stands for a larger one."""
+    really there; where that is 1 and `shape` is more, the tensor only stands for a larger one.
+    """
 
     name: str
     dims: Dims
@@ -137,11 +138,13 @@ class Emitter:
 
 
 Rule = Callable[[Emitter, torch.fx.Node, list[Any], dict[str, Any], Dims], Any]
-RULES: dict[Any, Rule] = {}
+Rules = Mapping[Any, Rule]
+"""How to emit each operation."""
 
 
 def emit(
     traced: torch.fx.GraphModule,
+    rules: Rules,
     inputs: Sequence[tuple[str, int, tuple[str | int, ...]]],
     outputs: Sequence[tuple[str, tuple[str | int, ...]]],
 ) -> bytes:
@@ -164,7 +167,7 @@ def emit(
         elif node.op == "get_attr":
             known[node] = emitter.literal(_attribute(traced, node.target).detach().cpu().numpy())
         elif node.op == "call_function":
-            known[node] = _call(emitter, node, known)
+            known[node] = _call(emitter, rules, node, known)
         else:
             results = [known[result] for result in node.args[0]]
     for (name, _), result in zip(outputs, results, strict=True):
@@ -208,7 +211,9 @@ def _attribute(module: Any, path: str) -> torch.Tensor:
     return tensor
 
 
-def _call(emitter: Emitter, node: torch.fx.Node, known: dict[torch.fx.Node, Any]) -> Any:
+def _call(
+    emitter: Emitter, rules: Rules, node: torch.fx.Node, known: dict[torch.fx.Node, Any]
+) -> Any:
     if node.target is _aten.sym_size.int or not isinstance(
         node.meta.get("val"), (torch.Tensor, tuple, list)
     ):
@@ -220,7 +225,7 @@ def _call(emitter: Emitter, node: torch.fx.Node, known: dict[torch.fx.Node, Any]
         return emitter.literal(folded)
     if node.target is operator.getitem:
         return args[0][args[1]]
-    rule = RULES.get(node.target)
+    rule = rules.get(node.target)
     if rule is None:
         raise UsageError(
             f"the model uses {node.target}, which the training graph has no rule for; "

@@ -3,17 +3,16 @@
 import contextlib
 import io
 import logging
-import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from onnx import TensorProto
 from torch import Tensor, nn
 from torch._decomp import core_aten_decompositions
 from torch._subclasses.fake_tensor import FakeTensorMode
-from onnx import TensorProto
 from torch.func import functional_call, grad_and_value
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import (
@@ -22,9 +21,9 @@ from torch.fx.experimental.symbolic_shapes import (
     StatelessSymbolicContext,
 )
 
-from hedgerow.author import emit, layers, rules
+from hedgerow.author import emit, layers
+from hedgerow.author.rules import RULES
 from hedgerow.author.spec import Spec
-from hedgerow.model.bundle import WEIGHTS
 from hedgerow.model.learner import INPUTS, OUTPUTS
 
 _BATCH = 23
@@ -58,7 +57,7 @@ def train_graph(spec: Spec, module: nn.Module) -> bytes:
         for tensor in examples
     ]
     inputs = list(zip(INPUTS, kinds, shapes, strict=True))
-    return emit.emit(traced, inputs, list(zip(OUTPUTS, [("K", layout.size), ("K",)], strict=True)))
+    return emit.emit(traced, RULES, inputs, list(zip(OUTPUTS, [("K", layout.size), ("K",)], strict=True)))
 
 
 def infer_graph(spec: Spec, module: nn.Module) -> bytes:

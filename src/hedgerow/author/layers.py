@@ -140,10 +140,12 @@ def _max_pool(
 
 def _averaging(length: int, starts: list[int], stops: list[int], counts: list[int]) -> Tensor:
     """`[length, out]`: column j averages the inputs from `starts[j]` to `stops[j]`."""
-    matrix = torch.zeros(length, len(starts))
-    for column, (start, stop, count) in enumerate(zip(starts, stops, counts, strict=True)):
-        matrix[max(start, 0) : min(stop, length), column] = 1.0 / count
-    return matrix
+    # A plain list: a trace forgets what is written into a part of a tensor.
+    columns = [
+        [1.0 / count if start <= row < stop else 0.0 for row in range(length)]
+        for start, stop, count in zip(starts, stops, counts, strict=True)
+    ]
+    return torch.tensor(columns).T
 
 
 def _apply_averaging(x: Tensor, matrices: list[Tensor]) -> Tensor:
@@ -334,5 +336,6 @@ TRAINING: dict[Any, Callable[..., Any]] = {
     F.layer_norm: _layer_norm,
     F.embedding: _embedding,
     F.scaled_dot_product_attention: _attention,
+    F.silu: lambda x, inplace=False: x * torch.sigmoid(x),
 }
 """What training rewrites."""

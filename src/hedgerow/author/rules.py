@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from onnx import TensorProto
 
-from hedgerow.author.emit import RULES, Dims, Emitter, Rule, Value
+from hedgerow.author.emit import Dims, Emitter, Rule, Value
 from hedgerow.core.errors import UsageError
 
 aten = torch.ops.aten
@@ -23,6 +23,8 @@ _TYPES = {
     torch.bool: (TensorProto.BOOL, np.dtype(np.bool_)),
 }
 Node = torch.fx.Node
+RULES: dict[Any, Rule] = {}
+"""The rule of each operation."""
 
 
 def rule(*targets: Any) -> Callable[[Rule], Rule]:
@@ -110,6 +112,10 @@ for _name, _kind in _BINARY.items():
     for _overload in ("Tensor", "Scalar", "default", "Tensor_Scalar", "Tensor_Tensor"):
         if hasattr(getattr(aten, _name), _overload):
             RULES[getattr(getattr(aten, _name), _overload)] = _binary(_kind)
+
+
+# Autograd adds gradients up in place; in the trace the result has taken the place of the old value.
+RULES[aten.add_.Tensor] = _binary("Add")
 
 
 @rule(aten.ne.Scalar, aten.ne.Tensor)

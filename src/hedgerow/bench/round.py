@@ -26,7 +26,7 @@ from hedgerow.io.keys import Identity
 from hedgerow.io.links import ByteMeter
 from hedgerow.io.nats_link import NatsDeviceLink
 from hedgerow.protocol import device as machine
-from hedgerow.protocol.coordinator import RoundRules
+from hedgerow.protocol.fleet import RoundRules
 from hedgerow.serve.apps import app_bundle
 from hedgerow.serve.device import DeviceShell, Hooks, Outcome
 from hedgerow.serve.fleet import Fleet, running_fleet

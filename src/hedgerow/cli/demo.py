@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -17,7 +17,7 @@ from hedgerow.cli.roles import run_until_signal, start_logging
 from hedgerow.core.errors import HedgerowError
 
 if TYPE_CHECKING:
-    from hedgerow.apps.watch.baselines import Baseline
+    from hedgerow.bench.baselines import Accuracies
     from hedgerow.protocol.view import FleetView
     from hedgerow.serve.fleet import Fleet
     from hedgerow.serve.settings import CoordinatorSettings
@@ -65,9 +65,10 @@ async def _demo(
         watches = await stack.enter_async_context(_watches(home, fleet.join_path))
         show = asyncio.create_task(_show(fleet, page, plain=as_json))
         running = asyncio.create_task(fleet.run(stop))
-        compare = asyncio.create_task(_baselines(settings, fleet))
+        alone = asyncio.create_task(_baseline("alone", settings, fleet))
+        pooled = asyncio.create_task(_baseline("pooled", settings, fleet))
         try:
-            finish = asyncio.create_task(_finish(fleet, compare, watches))
+            finish = asyncio.create_task(_finish(fleet, alone, pooled, watches))
             ends: set[asyncio.Task[Any]] = {finish, running}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if running.done():  # interrupted, or failed: then this raises why
@@ -77,9 +78,9 @@ async def _demo(
         finally:
             fleet.recorder.finished = True
             await asyncio.sleep(0.3)  # one last picture
-            for task in (show, compare):
+            for task in (show, alone, pooled):
                 task.cancel()
-            await asyncio.gather(show, compare, return_exceptions=True)
+            await asyncio.gather(show, alone, pooled, return_exceptions=True)
         view = fleet.view()
         view.seconds = time.monotonic() - started
         _print_result(view, as_json)
@@ -91,7 +92,7 @@ async def _demo(
 
 def _settings(home: Path, rounds: int) -> "CoordinatorSettings":
     from hedgerow.apps.watch.recipe import FEDAVG
-    from hedgerow.protocol.coordinator import RoundRules
+    from hedgerow.protocol.fleet import RoundRules
     from hedgerow.serve.settings import CoordinatorSettings, NatsSettings
 
     rules = RoundRules(cohort=10, quorum=8, deadline_seconds=20.0, retry_seconds=1.0, rounds=rounds)
@@ -141,20 +142,20 @@ async def _watches(home: Path, join: Path) -> AsyncIterator[list[asyncio.subproc
                 await process.wait()
 
 
-async def _baselines(settings: "CoordinatorSettings", fleet: "Fleet") -> "list[Baseline]":
-    """The comparison, in a process that yields to the watches."""
+async def _baseline(
+    baseline: Literal["alone", "pooled"], settings: "CoordinatorSettings", fleet: "Fleet"
+) -> "Accuracies":
+    """One comparison, in a process that yields to the watches."""
     import msgspec
 
-    from hedgerow.apps.watch.baselines import Baseline, Task
+    from hedgerow.bench.baselines import Accuracies, Task
 
-    plan = fleet.shell.state.plan
-    task = Task(settings.rounds.rounds, plan, settings.fedavg)
+    task = Task(baseline, settings.rounds.rounds, fleet.shell.state.plan, settings.fedavg)
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "hedgerow.apps.watch.baselines"),
+        *("nice", "-n", "10", sys.executable, "-m", "hedgerow.bench.baselines"),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         start_new_session=True,
-        preexec_fn=lambda: os.nice(10),
     )
     try:
         output, _ = await process.communicate(msgspec.json.encode(task))
@@ -164,12 +165,13 @@ async def _baselines(settings: "CoordinatorSettings", fleet: "Fleet") -> "list[B
             await process.wait()
     if process.returncode != 0:
         raise HedgerowError(f"the comparison process ended with {process.returncode}; see above")
-    return msgspec.json.decode(output, type=list[Baseline])
+    return msgspec.json.decode(output, type=Accuracies)
 
 
 async def _finish(
     fleet: "Fleet",
-    compare: "asyncio.Task[list[Baseline]]",
+    alone: "asyncio.Task[Accuracies]",
+    pooled: "asyncio.Task[Accuracies]",
     watches: list[asyncio.subprocess.Process],
 ) -> None:
     """Wait for the last round, for every watch's own model, and for the comparison."""
@@ -185,20 +187,20 @@ async def _finish(
     deadline = time.monotonic() + SETTLE_SECONDS_MAX
     while len(recorder.personalised(version)) < len(members) and time.monotonic() < deadline:
         await asyncio.sleep(0.1)
-    rows = {row.wearer: row for row in await compare}
+    alone_accuracies, pooled_accuracies = await alone, await pooled
     federated, personalised = recorder.accuracies(version), recorder.personalised(version)
     for device, member in members.items():
-        row = rows[member.name.removeprefix("watch ")]
+        wearer = member.name.removeprefix("watch ")
         if device not in federated or device not in personalised:
             raise HedgerowError(f"{member.name} did not report in time; run again with --verbose")
         recorder.table.append(
             WearerRow(
-                wearer=row.wearer,
-                alone_own=row.alone_own,
-                alone_others=row.alone_others,
+                wearer=wearer,
+                alone_own=alone_accuracies.own[wearer],
+                alone_others=alone_accuracies.others[wearer],
                 federated=federated[device],
                 personalised=personalised[device],
-                pooled=row.pooled,
+                pooled=pooled_accuracies.own[wearer],
             )
         )
     recorder.table.sort(key=lambda row: int(row.wearer))

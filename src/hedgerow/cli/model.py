@@ -17,7 +17,9 @@ def command() -> None:
 
 @command.command("export")
 @click.argument("factory")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="File to write.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="File to write."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def export_command(factory: str, output: Path, as_json: bool) -> None:
     """Compile FACTORY (module:function returning a hedgerow.author.Spec) into a bundle."""

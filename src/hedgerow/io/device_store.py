@@ -77,7 +77,7 @@ class OutboxItem(NamedTuple):
 
 
 class DeviceStore:
-    """The store in one file. Use it from the thread that made it; calls take about a millisecond.
+    """The store in one file. Use it from the thread that made it; a write waits for the disk once.
 
     `set_aside` names where a damaged predecessor was moved to; None when there was none.
     """

@@ -128,7 +128,8 @@ class CoordinatorLink(Protocol):
     def updates(self, start_sequence: int) -> AsyncIterator[list[Update]]:
         """Every stored update from `start_sequence` on, in order, each once, forever, in batches.
 
-        Sequences start at 1 and only grow; they may skip where updates expired or were purged.
+        Sequences start at 1 and only grow; they may skip where updates expired or were purged. A
+        start beyond the next sequence means that the store was lost: then all that is there comes.
         """
 
     async def last_sequence(self) -> int:

@@ -117,7 +117,7 @@ class Journal:
                 continue
             reader = _Reader(self, client)
             try:
-                await reader.start(self._next_sequence)
+                self._next_sequence = await reader.start(self._next_sequence)
                 while await self._wait(reader, client):
                     yield self._take()
             except (nats.errors.Error, TimeoutError) as error:
@@ -175,10 +175,21 @@ class _Reader:
         self._subscription: Subscription | None = None
         self._consumer: str | None = None
 
-    async def start(self, sequence: int) -> None:
+    async def start(self, sequence: int) -> int:
+        """Begin at `sequence`, or at 1 when the stream has not got that far; where it began."""
+        streams = self._client.jetstream()
+        last = (await streams.stream_info(self._journal._stream)).state.last_seq
+        if sequence > last + 1:
+            log.warning(
+                "%s ends at %d and %d was wanted next: it was begun anew, reading all of it",
+                self._journal._stream,
+                last,
+                sequence,
+            )
+            sequence = 1
         inbox = self._client.new_inbox()
         self._subscription = await self._client.subscribe(inbox, cb=self._received, **PENDING)
-        info = await self._client.jetstream().add_consumer(
+        info = await streams.add_consumer(
             self._journal._stream,
             api.ConsumerConfig(
                 deliver_subject=inbox,
@@ -193,6 +204,7 @@ class _Reader:
             ),
         )
         self._consumer = info.name
+        return sequence
 
     async def stop(self) -> None:
         self.broken = True

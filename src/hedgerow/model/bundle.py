@@ -206,7 +206,8 @@ def _read_archive(data: bytes) -> dict[str, bytes]:
 
 def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
     """Bound what reading may take. Stored entries that add up to no more than the archive cannot
-    be a decompression bomb, nested or overlapping."""
+    be a decompression bomb, nested or overlapping.
+    """
     names = [entry.filename for entry in entries]
     unknown = sorted(set(names) - {MANIFEST, *ALLOWED})
     if unknown or len(set(names)) != len(names):

@@ -32,7 +32,8 @@ class TrainingDiverged(UsageError):
 @dataclass(frozen=True)
 class Trained:
     """What training left: weights `[P]`, steps taken, samples seen, mean loss over them (NaN if
-    no step was taken)."""
+    no step was taken).
+    """
 
     weights: Vector
     steps: int

@@ -25,10 +25,18 @@ from hedgerow.io.links import CoordinatorLink, LinkDown
 from hedgerow.model.bundle import Bundle
 from hedgerow.protocol import coordinator as machine
 from hedgerow.protocol import effects as do
+from hedgerow.protocol import fleet
 from hedgerow.serve.effects import Tasks, Timers
 from hedgerow.serve.settings import CoordinatorSettings
 from hedgerow.wire import codec
-from hedgerow.wire.messages import Enrol, Enrolled, FromCoordinator, NotEnrolled
+from hedgerow.wire.messages import (
+    Enrol,
+    Enrolled,
+    FromCoordinator,
+    NotEnrolled,
+    Update,
+    kind_of,
+)
 from hedgerow.wire.weights import from_bytes, model_ref, to_bytes
 
 log = logging.getLogger(__name__)
@@ -73,7 +81,7 @@ class CoordinatorShell:
         self._sum = ExactSum(self._size)
         self.tasks = Tasks()
         self._timers = Timers(
-            asyncio.get_running_loop(), lambda name: self.handle(machine.TimerFired(name))
+            asyncio.get_running_loop(), lambda name: self.handle(fleet.TimerFired(name))
         )
         self._first_sequence: int | None = None
         self.state, self.weights, self._velocity = self._restored()
@@ -96,7 +104,7 @@ class CoordinatorShell:
             done, _ = await asyncio.wait({replayed}, timeout=REPLAY_SECONDS_MAX)
             if not done:
                 log.warning("the journal ends before update %d; going on with what is there", last)
-        self.handle(machine.Started())
+        self.handle(fleet.Started())
 
     async def close(self) -> None:
         """Drop timers, tasks and the link; everything that matters is kept already."""
@@ -104,7 +112,7 @@ class CoordinatorShell:
         await self.tasks.close()
         await self._link.close()
 
-    def _restored(self) -> tuple[machine.CoordinatorState, Vector, Vector]:
+    def _restored(self) -> tuple[fleet.CoordinatorState, Vector, Vector]:
         """State, weights and velocity as they were kept, or as a new fleet begins."""
         store, settings, manifest = self.store, self.settings, self.bundle.manifest
         last = store.last_model()
@@ -124,13 +132,13 @@ class CoordinatorShell:
         if velocity.shape != weights.shape:
             velocity = np.zeros_like(weights)
         row = store.last_round()
-        state = machine.CoordinatorState(
+        state = fleet.CoordinatorState(
             rules=settings.rounds,
             algorithm=settings.fedavg,
             plan=settings.plan if settings.plan is not None else manifest.plan,
             parameters=self._size,
             model=model,
-            members={d.id: machine.Member(d.name) for d in store.devices() if not d.revoked},
+            members={d.id: fleet.Member(d.name) for d in store.devices() if not d.revoked},
             last_round=0 if row is None else row.number,
             rounds_done=int(store.fact(FACT_ROUNDS_DONE) or b"0"),
         )
@@ -145,36 +153,45 @@ class CoordinatorShell:
 
     def on_note(self, device: str, data: bytes) -> None:
         """A note came; the server authenticated `device` as its sender."""
-        try:
-            message = codec.open_from_device(data, device, verify)
-        except PeerError as error:
-            log.warning("refused a note of %s: %s", device, error)
-            self.handle(machine.Refused(device, error.reason))
-            return
-        self.handle(machine.Received(device, message))
+        self._received(device, data, in_journal=False)
 
     def on_enrol(self, device: str, data: bytes) -> None:
         """A request for enrolment came. The signature shows that it has the key it names."""
         try:
             message = codec.open_from_device(data, device, verify)
             if not isinstance(message, Enrol) or message.device != device:
-                raise PeerError("malformed", "not an enrolment of its sender")
+                raise PeerError("misplaced", "not an enrolment of its sender")
+            known = self.store.device(device)
+            if known is not None and known.revoked:
+                raise PeerError("revoked", "its owner or the fleet's put it out")
         except PeerError as error:
             log.warning("refused an enrolment of %s: %s", device, error)
-            self.handle(machine.Refused(device, error.reason))
+            self.handle(fleet.Refused(device, error.reason))
             return
-        self.handle(machine.EnrolmentAsked(device, message.name))
+        self.handle(fleet.EnrolmentAsked(device, message.name))
+
+    def _received(self, device: str, data: bytes, *, in_journal: bool) -> None:
+        """Updates count from the journal alone, and nothing else does: what counts is replayed."""
+        try:
+            message = codec.open_from_device(data, device, verify)
+            if isinstance(message, Update) != in_journal:
+                raise PeerError("misplaced", f"a {kind_of(message)} on the wrong subject")
+        except PeerError as error:
+            log.warning("refused a message of %s: %s", device, error)
+            self.handle(fleet.Refused(device, error.reason))
+            return
+        self.handle(fleet.Received(device, message))
 
     async def _consume(self, first: int, last: int, replayed: asyncio.Future[None]) -> None:
         """Read the journal for ever; `replayed` is done when update `last` was handled."""
         async for batch in self._link.updates(first):
             for update in batch:
                 self._consumed = update.sequence
-                self.on_note(update.device, update.data)
+                self._received(update.device, update.data, in_journal=True)
                 if update.sequence >= last and not replayed.done():
                     replayed.set_result(None)
 
-    def handle(self, event: machine.Event) -> None:
+    def handle(self, event: fleet.Event) -> None:
         """One event through the machine, and its effects."""
         self.state, effects = machine.step(self.state, event, clock.monotonic())
         durable = [effect for effect in effects if isinstance(effect, DURABLE)]
@@ -247,7 +264,7 @@ class CoordinatorShell:
         self.weights, self._velocity = weights, velocity
         await self._put_blob(to_bytes(weights))
         replaced, self._replaced = self._replaced, self.state.model.hash
-        self.handle(machine.Aggregated(number, model))
+        self.handle(fleet.Aggregated(number, model))
         self.tasks.spawn(self._tidy(self._consumed, replaced))
 
     async def _put_blob(self, data: bytes) -> None:

@@ -18,7 +18,7 @@ from hedgerow.core.errors import HedgerowError, PeerError
 from hedgerow.io import clock
 from hedgerow.io.device_store import DeviceStore, OutboxItem
 from hedgerow.io.keys import Identity, verify
-from hedgerow.io.links import DeviceLink, LinkDown
+from hedgerow.io.links import DeviceLink, LinkDown, MessageRefused
 from hedgerow.protocol import device as machine
 from hedgerow.protocol import effects as do
 from hedgerow.serve.effects import Tasks, Timers
@@ -230,6 +230,10 @@ class DeviceShell:
                 return
             await self._link.send_update(item.body, post_id)
             self._delivered.add(post_id)  # the receipt is all that is missing now
+        except MessageRefused as error:  # it will never be taken: the round goes on without it
+            log.warning("update %s is dropped: %s", post_id, error)
+            self.store.drop_outbox(post_id, "refused_by_server")
+            self.state.unacknowledged.discard(post_id)
         except LinkDown as error:
             log.info("update %s waits in the outbox: %s", post_id, error)
         finally:

@@ -78,7 +78,10 @@ async def running_fleet(settings: CoordinatorSettings) -> AsyncIterator[Fleet]:
         stack.callback(store.close)
         url = settings.nats.url
         if not url:
-            url = stack.enter_context(embedded(settings.state, authority, settings.nats)).url
+            server = embedded(settings.state, authority, settings.nats)
+            stack.push_async_callback(asyncio.to_thread, server.stop)
+            await asyncio.to_thread(server.start)
+            url = server.url
         link = NatsCoordinatorLink(
             url,
             settings.fleet,

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from hedgerow.io import clock
-from hedgerow.protocol.coordinator import CoordinatorState, Member
+from hedgerow.protocol.fleet import CoordinatorState, Member
 from hedgerow.protocol.view import DeviceView, FleetView, RoundView, WearerRow
 
 ROUNDS_SHOWN_MAX = 200

@@ -17,7 +17,7 @@ from hedgerow.algorithms.fedavg import FedAvg
 from hedgerow.core.errors import UsageError
 from hedgerow.core.schema import LocalPlan
 from hedgerow.io.device_store import StoreLimits
-from hedgerow.protocol.coordinator import RoundRules
+from hedgerow.protocol.fleet import RoundRules
 
 PREFIX = "HEDGEROW_"
 RESERVED = {"HEDGEROW_DATA", "HEDGEROW_CONFIG"}

@@ -1,0 +1,1 @@
+"""Ten smartwatches, seven shoulder exercises: see `docs/apps/watch.md`."""

@@ -75,4 +75,5 @@ def spec() -> Spec:
         ),
         output=OutputSchema(task="classification", size=len(WATCH_LABELS), labels=WATCH_LABELS),
         plan=PLAN,
+        decide={"enter": 0.6, "leave": 0.4, "hold": 2, "smoothing": 0.3},
     )
