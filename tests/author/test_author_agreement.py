@@ -8,13 +8,14 @@ from torch import nn
 from hedgerow.author import check
 from hedgerow.core.schema import LocalPlan
 from hedgerow.model.learner import Learner
-from hedgerow.model.predictor import Predictor
+from hedgerow.model.predictor import Precision, Predictor
+from tests.author.modules import Compiled
 
 KINDS = ("dense", "conv1d", "conv2d", "gru", "tokens", "regression", "reconstruction")
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_forward_and_steps_agree_for_any_clients_and_batch(compiled, name):
+def test_forward_and_steps_agree_for_any_clients_and_batch(compiled: Compiled, name: str) -> None:
     spec, bundle = compiled(name)
     for clients in (1, 3):
         for batch in (1, 7, 16):
@@ -23,7 +24,7 @@ def test_forward_and_steps_agree_for_any_clients_and_batch(compiled, name):
             assert agreement.agrees, (clients, batch, agreement)
 
 
-def test_clients_do_not_touch_one_another(compiled):
+def test_clients_do_not_touch_one_another(compiled: Compiled) -> None:
     _, bundle = compiled("conv1d")
     rng = np.random.default_rng(0)
     learner = Learner(bundle)
@@ -40,7 +41,7 @@ def test_clients_do_not_touch_one_another(compiled):
     assert not np.array_equal(first[1], second[1])
 
 
-def test_a_batch_without_weight_moves_nothing(compiled):
+def test_a_batch_without_weight_moves_nothing(compiled: Compiled) -> None:
     _, bundle = compiled("dense")
     size = bundle.manifest.layout.size
     zero = np.zeros((1, size), np.float32)
@@ -52,7 +53,7 @@ def test_a_batch_without_weight_moves_nothing(compiled):
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.05])
-def test_momentum_decay_and_clipping_are_those_of_torch(compiled, clip):
+def test_momentum_decay_and_clipping_are_those_of_torch(compiled: Compiled, clip: float) -> None:
     """Ten full batches against torch.optim.SGD, which also puts decay after clipping."""
     spec, bundle = compiled("dense")
     rng = np.random.default_rng(1)
@@ -77,7 +78,7 @@ def test_momentum_decay_and_clipping_are_those_of_torch(compiled, clip):
 
 
 @pytest.mark.parametrize("name", ["dense", "conv1d", "conv2d"])
-def test_int8_mostly_chooses_what_float_chooses(compiled, name):
+def test_int8_mostly_chooses_what_float_chooses(compiled: Compiled, name: str) -> None:
     spec, bundle = compiled(name)
     x = np.random.default_rng(2).standard_normal((300, *spec.input.shape), np.float32)
     exact = Predictor(bundle)(x)
@@ -88,7 +89,7 @@ def test_int8_mostly_chooses_what_float_chooses(compiled, name):
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 @pytest.mark.parametrize("name", ["conv1d", "conv2d"])
-def test_swapped_weights_are_really_used(compiled, name, precision):
+def test_swapped_weights_are_really_used(compiled: Compiled, name: str, precision: Precision) -> None:
     """ONNX Runtime reorders convolution kernels; the reordered copy must be of the new ones."""
     spec, bundle = compiled(name)
     rng = np.random.default_rng(4)
@@ -101,7 +102,7 @@ def test_swapped_weights_are_really_used(compiled, name, precision):
     assert np.abs(swapped - wanted.detach().numpy()).max() < limit
 
 
-def test_one_window_equals_a_batch_of_one(compiled):
+def test_one_window_equals_a_batch_of_one(compiled: Compiled) -> None:
     spec, bundle = compiled("conv1d")
     predictor = Predictor(bundle)
     x = np.random.default_rng(5).standard_normal((2, *spec.input.shape), np.float32)

@@ -13,6 +13,7 @@ import pytest
 
 from hedgerow.core import fixed
 from hedgerow.protocol import coordinator
+from hedgerow.serve import coordinator as shell
 from hedgerow.wire import codec
 from hedgerow.wire.messages import MESSAGES, Accept, Message, kind_of, round_of, update_id
 
@@ -97,7 +98,7 @@ def outcomes_in(*modules: Any) -> set[str]:
 
 
 def test_every_outcome_the_code_can_give_is_in_the_table() -> None:
-    words = outcomes_in(codec, fixed, coordinator)
+    words = outcomes_in(codec, fixed, coordinator, shell)
     assert {"counted", "late", "forged", "misplaced", "unknown_device"} <= words
     assert set(rows("receipt", "Outcomes")) == words
 

@@ -54,8 +54,8 @@ def check(
     x, y = draw(spec, rng, clients, batch)
     anchor = bundle.weights
     noise = rng.standard_normal((clients, len(anchor)), np.float32)
-    weights = anchor + np.float32(0.01) * noise
-    shift = np.float32(0.01) * rng.standard_normal(weights.shape, np.float32)
+    weights = np.asarray(anchor + 0.01 * noise, np.float32)
+    shift = np.asarray(0.01 * rng.standard_normal(weights.shape), np.float32)
     weighing = rng.uniform(0.5, 2.0, (clients, batch)).astype(np.float32)
     weighing[:, 1::5] = 0
     learner = Learner(bundle)

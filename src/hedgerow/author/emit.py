@@ -169,7 +169,8 @@ def emit(
         elif node.op == "call_function":
             known[node] = _call(emitter, rules, node, known)
         else:
-            results = [known[result] for result in node.args[0]]
+            answers: Any = node.args[0]
+            results: list[Value] = [known[answer] for answer in answers]
     for (name, _), result in zip(outputs, results, strict=True):
         if not result.clients:
             raise UsageError(f"{name} does not depend on the client's weights")
@@ -186,7 +187,8 @@ def emit(
         producer_name="hedgerow",
     )
     onnx.checker.check_model(model)
-    return model.SerializeToString()
+    data: bytes = model.SerializeToString()
+    return data
 
 
 def shape_of(node: torch.fx.Node) -> Dims:
@@ -218,13 +220,15 @@ def _call(
         node.meta.get("val"), (torch.Tensor, tuple, list)
     ):
         return None  # sizes are read from the shapes of the trace
-    args = list(torch.fx.map_arg(node.args, lambda n: known[n]))
+    mapped: Any = torch.fx.map_arg(node.args, lambda n: known[n])
+    args: list[Any] = list(mapped)
     kwargs = dict(torch.fx.map_arg(node.kwargs, lambda n: known[n]))
     folded = _fold(node, args, kwargs)
     if folded is not None:
         return emitter.literal(folded)
     if node.target is operator.getitem:
-        return args[0][args[1]]
+        parts, index = args
+        return parts[index]
     rule = rules.get(node.target)
     if rule is None:
         raise UsageError(
@@ -252,7 +256,9 @@ def _fold(node: torch.fx.Node, args: list[Any], kwargs: dict[str, Any]) -> NDArr
     def real(value: Any) -> Any:
         if isinstance(value, (list, tuple)):
             return [real(item) for item in value]
-        return torch.from_numpy(value.array.copy()) if isinstance(value, Value) else value
+        if isinstance(value, Value) and value.array is not None:
+            return torch.from_numpy(value.array.copy())
+        return value
 
     if not all(known(arg) for arg in args if arg is not None):
         return None

@@ -75,7 +75,8 @@ def with_values(graph: bytes, layout: Layout, weights: Vector) -> bytes:
     for name, array in layout.unflatten(weights).items():
         model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
     _drop_inputs(model, layout)
-    return model.SerializeToString()
+    data: bytes = model.SerializeToString()
+    return data
 
 
 def with_external(graph: bytes, layout: Layout, offsets: dict[str, tuple[int, int]]) -> bytes:
@@ -89,7 +90,8 @@ def with_external(graph: bytes, layout: Layout, offsets: dict[str, tuple[int, in
         _point_outside(proto, offsets.get(tensor.name))
         model.graph.initializer.append(proto)
     _drop_inputs(model, layout)
-    return model.SerializeToString()
+    data: bytes = model.SerializeToString()
+    return data
 
 
 def _without_values(
@@ -108,7 +110,8 @@ def _without_values(
             proto.ClearField("float_data")
             proto.ClearField("int32_data")
             _point_outside(proto, offsets.get(proto.name))
-    return model.SerializeToString()
+    data: bytes = model.SerializeToString()
+    return data
 
 
 def _drop_inputs(model: onnx.ModelProto, layout: Layout) -> None:

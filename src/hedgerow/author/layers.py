@@ -22,11 +22,25 @@ _Ints = int | Sequence[int]
 
 
 class Rewritten(TorchFunctionMode):
-    """While active, the functions in `table` are computed by their replacement there."""
+    """While active, the functions in `table` are computed by their replacement there.
+
+    Within a function of `torch.nn.functional` that is not in the table the mode rests, so attention
+    inside `multi_head_attention_forward` is replaced by its name in that module.
+    """
 
     def __init__(self, table: dict[Any, Callable[..., Any]]) -> None:
         super().__init__()
         self._table = table
+        self._native = F.scaled_dot_product_attention
+
+    def __enter__(self) -> "Rewritten":
+        F.scaled_dot_product_attention = self._table.get(self._native, self._native)
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        F.scaled_dot_product_attention = self._native
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -49,7 +63,8 @@ def _taps(x: Tensor, dim: int, kernel: int, stride: int, dilation: int) -> list[
         missing = -length % stride
         if missing:
             x = F.pad(x, [0, 0] * (-dim - 1) + [0, missing])
-        phases = x.unflatten(dim, ((length + missing) // stride, stride)).unbind(dim)
+        blocks = ((length + missing) // stride, stride)
+        phases = torch.unflatten(x, dim, blocks).unbind(dim)
     taps = []
     for place in range(kernel):
         start, phase = divmod(place * dilation, stride)
@@ -126,7 +141,6 @@ def _max_pool(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Tensor:
-    """The first of equal values gets the gradient, as in PyTorch."""
     if ceil_mode or return_indices:
         raise UsageError("max pooling with ceil_mode or return_indices is not compiled; leave them")
     kernel = _many(kernel_size, dims)
@@ -135,7 +149,36 @@ def _max_pool(
     if any(pads):
         x = F.pad(x, pads, value=-math.inf)
     taps = _patches(x, kernel, strides, _many(dilation, dims))
-    return functools.reduce(lambda best, tap: torch.where(tap > best, tap, best), taps)
+    largest: Tensor = _Largest.apply(*taps)  # type: ignore[no-untyped-call]
+    return largest
+
+
+class _Largest(torch.autograd.Function):
+    """The largest of several tensors; the first of equals gets the gradient, as in PyTorch.
+
+    By products, since ONNX Runtime chooses between a tensor and zero many times slower.
+    """
+
+    @staticmethod
+    def forward(*taps: Tensor) -> Tensor:
+        """Of tensors of one shape."""
+        return functools.reduce(torch.maximum, taps)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """What the derivative needs."""
+        ctx.save_for_backward(output, *inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        """Each tap takes what those before it left."""
+        largest, *taps = ctx.saved_tensors
+        shares = []
+        for tap in taps[:-1]:
+            share = gradient * (tap == largest).to(gradient.dtype)
+            gradient = gradient - share
+            shares.append(share)
+        return (*shares, gradient)
 
 
 def _averaging(length: int, starts: list[int], stops: list[int], counts: list[int]) -> Tensor:

@@ -16,7 +16,7 @@ from hedgerow.author.emit import Dims, Emitter, Rule, Value
 from hedgerow.core.errors import UsageError
 
 aten = torch.ops.aten
-_TYPES = {
+_TYPES: dict[torch.dtype, tuple[int, np.dtype[Any]]] = {
     torch.float32: (TensorProto.FLOAT, np.dtype(np.float32)),
     torch.int64: (TensorProto.INT64, np.dtype(np.int64)),
     torch.int32: (TensorProto.INT32, np.dtype(np.int32)),
@@ -79,14 +79,14 @@ _BINARY = {
 
 
 def _unary(kind: str) -> Rule:
-    def apply(e: Emitter, node: Node, args: list[Any], kwargs: dict[str, Any], shape: Dims) -> Value:
+    def apply(e: Emitter, node: Node, args: list[Any], kwargs: Any, shape: Dims) -> Value:
         return e.pointwise(kind, [args[0]], shape)
 
     return apply
 
 
 def _binary(kind: str) -> Rule:
-    def apply(e: Emitter, node: Node, args: list[Any], kwargs: dict[str, Any], shape: Dims) -> Value:
+    def apply(e: Emitter, node: Node, args: list[Any], kwargs: Any, shape: Dims) -> Value:
         if kwargs.get("alpha", 1) != 1:
             raise UsageError(f"{node.target} with alpha is not compiled")
         dtype = _dtype(node)
@@ -201,7 +201,7 @@ def _product_plus(e: Emitter, node: Node, args: list[Any], kwargs: Any, shape: D
 
 
 def _reduction(kind: str) -> Rule:
-    def apply(e: Emitter, node: Node, args: list[Any], kwargs: dict[str, Any], shape: Dims) -> Value:
+    def apply(e: Emitter, node: Node, args: list[Any], kwargs: Any, shape: Dims) -> Value:
         value = e.whole(args[0])
         if _dtype(node) is torch.bool:  # a count of what is true
             value = _cast_to(e, value, node.meta["val"].dtype)
@@ -281,7 +281,8 @@ def _slice(e: Emitter, node: Node, args: list[Any], kwargs: Any, shape: Dims) ->
     value = e.whole(args[0])
     if value.dims == shape:
         return value
-    dim, start, end, step = [*args[1:], *[0, 0, None, 1][len(args) - 1 :]]
+    defaults: list[Any] = [0, 0, None, 1]
+    dim, start, end, step = args[1:] + defaults[len(args) - 1 :]
     stop = 2**62 if end is None else end
     where = [e.constant([number]) for number in (start or 0, stop)]
     axis = e.constant([_axis(dim, len(shape), value)])

@@ -1,7 +1,7 @@
 """What the federation is measured against: each wearer alone, and the forbidden pool of all data.
 
 Runs beside the demo in processes of its own, the only ones that read every wearer's recordings.
-Same bundle, same learner, same plan and as many passes over the data as the federation makes.
+Same bundle, same learner and same plan as the federation's.
 """
 
 import sys
@@ -20,11 +20,11 @@ from hedgerow.model.predictor import Predictor
 from hedgerow.serve.agent import TRAIN_SHARE
 from hedgerow.serve.apps import app_bundle
 from hedgerow.serve.learning import LocalTrainer, WindowSet, evaluate
-from hedgerow.serve.pipeline import split_in_time, windows_of
+from hedgerow.serve.pipeline import windows_of
 
 
 class Task(msgspec.Struct, frozen=True):
-    """What the demo's federation does, so that the baseline does as much."""
+    """Which baseline, and how it trains: `rounds` times the plan, from where the last one ended."""
 
     baseline: Literal["alone", "pooled"]
     rounds: int
@@ -61,12 +61,9 @@ def measure(task: Task) -> Accuracies:
 
 
 def _window_sets(wearer: int, bundle: Bundle) -> tuple[WindowSet, WindowSet]:
-    parts = [split_in_time(recording, TRAIN_SHARE) for recording in data.load_wearer(wearer)]
+    first, rest = data.split_in_time(data.load_wearer(wearer), TRAIN_SHARE)
     schema = bundle.manifest.input
-    return (
-        windows_of([first for first, _ in parts], schema),
-        windows_of([rest for _, rest in parts], schema),
-    )
+    return windows_of(first, schema), windows_of(rest, schema)
 
 
 def _trained(bundle: Bundle, windows: WindowSet, task: Task, name: str) -> Vector:

@@ -4,11 +4,11 @@ import time
 
 import msgspec
 import numpy as np
-import onnxruntime as ort
 
 from hedgerow.core.streams import stream
 from hedgerow.model.bundle import INFER
 from hedgerow.model.predictor import Predictor
+from hedgerow.model.session import open_session
 from hedgerow.sense.features import features
 from hedgerow.serve.apps import app_bundle
 from hedgerow.serve.pipeline import Pipeline
@@ -35,9 +35,8 @@ def bench_inference(windows: int) -> InferenceResult:
     bundle = app_bundle("watch")
     schema = bundle.manifest.input
     pipeline = Pipeline(bundle, Predictor(bundle))
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    bare = ort.InferenceSession(bundle.file(INFER), options, providers=["CPUExecutionProvider"])
+    tensors = bundle.manifest.layout.unflatten(bundle.weights)
+    bare = open_session(bundle.file(INFER), threads=1, tensors=dict(tensors))
     name = bare.get_inputs()[0].name
     total = windows + WARM_UP
     rng = stream(0, "bench inference")

@@ -21,6 +21,7 @@ import msgspec
 from hedgerow.core.errors import HedgerowError
 from hedgerow.io import clock, entropy
 from hedgerow.io.authority import Credentials
+from hedgerow.io.children import ends_with_parent
 from hedgerow.io.device_store import DeviceStore
 from hedgerow.io.keys import Identity
 from hedgerow.io.links import ByteMeter
@@ -122,6 +123,7 @@ async def _hosts(home: Path, fleet: Fleet, devices: int, processes: int) -> Asyn
                     *(sys.executable, "-m", "hedgerow.bench.round"),
                     *(str(fleet.join_path), str(home / f"host-{index}"), str(count)),
                     env={**os.environ, "OMP_NUM_THREADS": "1"},
+                    preexec_fn=ends_with_parent(),
                 )
             )
         yield

@@ -67,7 +67,7 @@ def check_command(path: Path, factory: str, seed: int, as_json: bool) -> None:
 
     rng = np.random.Generator(np.random.PCG64(seed))
     agreement = author.check(Bundle.load(path), author.load_spec(factory), rng)
-    figures = {
+    figures: dict[str, object] = {
         "forward": agreement.forward,
         "one_step": agreement.one_step,
         "ten_steps": agreement.ten_steps,

@@ -22,6 +22,7 @@ from nats.aio.msg import Msg
 from hedgerow.io import entropy
 from hedgerow.io.authority import Credentials
 from hedgerow.io.links import ByteMeter, LinkDown, MessageRefused, OnState
+from hedgerow.io.tasks import end
 
 log = logging.getLogger(__name__)
 
@@ -82,9 +83,7 @@ class Connection:
             with contextlib.suppress(Exception):
                 await settle(self.client)
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await end([self._task])
             self._task = None
 
     def require(self) -> Client:

@@ -39,6 +39,7 @@ from hedgerow.io.nats_journal import Journal, JournalLimits
 
 ANSWER_SECONDS_MAX: Final = 30.0
 ENROL_AGAIN_SECONDS: Final = 1.0
+DOWN_SECONDS: Final = 0.05
 # Larger chunks cost fewer round trips; a device fetches one after the other.
 CHUNK_BYTES: Final = 1 * 2**20
 _STATUS: Final = "Status"
@@ -208,7 +209,8 @@ class NatsJoinLink:
                         await connection.publish(
                             "join", f"hedgerow.{self._fleet}.enrol.{device}", request
                         )
-                    except LinkDown:
+                    except LinkDown:  # it is going down; waiting lets it, so that it comes back
+                        await asyncio.sleep(DOWN_SECONDS)
                         continue
                     await asyncio.wait([answer], timeout=ENROL_AGAIN_SECONDS)
                 return answer.result()

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -20,10 +17,10 @@ from urllib.parse import urlsplit
 from hedgerow.core.errors import UsageError
 from hedgerow.io import clock
 from hedgerow.io.authority import MESSAGE_BYTES_MAX, Authority
+from hedgerow.io.children import ends_with_parent
 
 START_SECONDS_MAX: Final = 20.0
 STOP_SECONDS_MAX: Final = 10.0
-_PR_SET_PDEATHSIG: Final = 1
 
 
 @dataclass(frozen=True)
@@ -220,15 +217,6 @@ def _start_bound_to_parent(command: list[str], log: Path) -> subprocess.Popen[by
 
     Linux binds such a child to the *thread* that forked it, so one thread is kept for it.
     """
-    library = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
-    parent = os.getpid()
-
-    def bind() -> None:
-        if library is not None:
-            library.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the line above
-            os._exit(1)
-
     started = threading.Event()
     outcome: list[subprocess.Popen[bytes] | OSError] = []
 
@@ -240,7 +228,7 @@ def _start_bound_to_parent(command: list[str], log: Path) -> subprocess.Popen[by
                     stdin=subprocess.DEVNULL,
                     stdout=sink,
                     stderr=sink,
-                    preexec_fn=bind,  # noqa: PLW1509
+                    preexec_fn=ends_with_parent(),  # noqa: PLW1509
                     start_new_session=True,  # Ctrl-C is for the parent, which stops it in order
                 )
         except OSError as error:

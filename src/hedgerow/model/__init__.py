@@ -1,1 +1,1 @@
-"""Models as files: the bundle, and what runs it on ONNX Runtime alone. Never imports torch or onnx."""
+"""Models as files: the bundle, and what runs it on ONNX Runtime. Imports no torch and no onnx."""

@@ -101,7 +101,8 @@ class Learner:
         """
         labels = self._check(weights, x, y, plan)
         size = min(plan.batch, len(x))
-        run = _Run(self._session, plan, weights, x.shape[1:], labels, size, anchor, shift, trainable)
+        shape = x.shape[1:]
+        run = _Run(self._session, plan, weights, shape, labels, size, anchor, shift, trainable)
         weighing = np.ones(len(x), np.float32) if sample_weight is None else sample_weight
         batches = list(_batches(len(x), size, plan.epochs, rng))
         averaged = _Average(len(batches) - math.ceil(plan.average_last * len(batches)))
@@ -250,8 +251,8 @@ class _Run:
 
     def _bind(self, session: ort.InferenceSession, turn: int) -> ort.IOBinding:
         binding = session.io_binding()
-        values = (self._pair[turn], self._anchor, self._shift, self.x, self._y)
-        values += (self._sample_weight, self._rate, self._pull)
+        values: list[NDArray[np.generic]] = [self._pair[turn], self._anchor, self._shift]
+        values += [self.x, self._y, self._sample_weight, self._rate, self._pull]
         for name, array in zip(INPUTS, values, strict=True):
             binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
         for name, array in zip(OUTPUTS, (self._pair[1 - turn], self._loss), strict=True):

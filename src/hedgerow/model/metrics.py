@@ -15,7 +15,7 @@ def softmax(logits: Array) -> Array:
 
 
 def accuracy(logits: Array, y: NDArray[np.int64]) -> float:
-    """Share of the rows of `logits [B, size]` whose largest logit is at `y [B]`; NaN for no rows."""
+    """Share of the rows of `logits [B, size]` that are largest at `y [B]`; NaN for no rows."""
     if len(y) == 0:
         return float("nan")
     return float(np.mean(np.argmax(logits, axis=-1) == y))

@@ -301,7 +301,7 @@ def _maybe_open(state: CoordinatorState, now: float) -> list[Effect]:
         for device, member in state.members.items()
         if now - member.seen_at <= rules.presence_seconds and member.samples > 0
     ]
-    state.shortfall = rules.quorum - len(present)
+    state.shortfall = max(rules.quorum, rules.devices_min) - len(present)
     if state.shortfall > 0:
         return []
     number = state.last_round + 1

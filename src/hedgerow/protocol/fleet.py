@@ -15,7 +15,8 @@ from hedgerow.wire.messages import FromDevice, ModelRef, Report
 class RoundRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How rounds go. `cohort` updates are wanted, `quorum` suffice at the deadline.
 
-    More than `cohort` are invited, so that it is met although `over_selection` (a share, 0 to <1)
+    A round opens when `devices_min` devices (at least the quorum) are present. More than `cohort`
+    are invited, so that it is met although `over_selection` (a share, 0 to <1)
     of those invited does not answer. `rounds` 0 means without end. A device counts as present for
     `presence_seconds` after its last word. A round that fell short is followed by a pause of
     `retry_seconds`, one that succeeded by `pause_seconds`. At its start the coordinator asks every
@@ -24,6 +25,7 @@ class RoundRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     cohort: Annotated[int, msgspec.Meta(ge=1)] = 10
     quorum: Annotated[int, msgspec.Meta(ge=1)] = 8
+    devices_min: Annotated[int, msgspec.Meta(ge=0)] = 0
     over_selection: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
     deadline_seconds: Annotated[float, msgspec.Meta(gt=0, le=1e7)] = 600.0
     pause_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0

@@ -12,9 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Event as Flag
 from typing import Any
 
+import msgspec
+
 from hedgerow.core.errors import PeerError, UsageError
 from hedgerow.core.layout import Vector
-from hedgerow.core.schema import LocalPlan
 from hedgerow.decide.decision import Decision
 from hedgerow.io import clock, data, entropy
 from hedgerow.io.authority import Credentials
@@ -23,6 +24,7 @@ from hedgerow.io.keys import Identity
 from hedgerow.io.links import ByteMeter, LinkDown, OnMessage, OnState
 from hedgerow.io.nats_link import NatsDeviceLink
 from hedgerow.io.sensors.replay import ReplaySensor
+from hedgerow.io.tasks import end
 from hedgerow.model.bundle import BYTES_MAX, Bundle
 from hedgerow.model.predictor import Predictor
 from hedgerow.protocol import device as machine
@@ -37,7 +39,7 @@ from hedgerow.serve.device import (
 )
 from hedgerow.serve.joining import Enrolment, JoinFile, enrol, kept_enrolment
 from hedgerow.serve.learning import LocalTrainer, WindowSet, evaluate
-from hedgerow.serve.pipeline import Pipeline, split_in_time, windows_of
+from hedgerow.serve.pipeline import Pipeline, windows_of
 from hedgerow.serve.settings import DeviceSettings
 from hedgerow.wire.messages import ModelRef, Offer, Report
 from hedgerow.wire.weights import from_bytes, model_ref, to_bytes
@@ -83,9 +85,7 @@ class DeviceAgent:
             for task in done:
                 task.result()
         finally:
-            for task in work:
-                task.cancel()
-            await asyncio.gather(*work, return_exceptions=True)
+            await end(work)
             if self._shell is not None:
                 await self._shell.close()
             self._executor.shutdown(cancel_futures=True)
@@ -108,7 +108,7 @@ class DeviceAgent:
         self.train_set, self.holdout = self._window_sets()
         self.trainer = LocalTrainer(
             bundle,
-            self.identity.public,
+            self.name,
             self.train_set,
             None if private is None else from_bytes(private),
             threads=self.settings.threads,
@@ -142,11 +142,8 @@ class DeviceAgent:
         schema = self.bundle.manifest.input
         history = f"{self.settings.sensor.kind}/{self.settings.sensor.wearer}/{self.bundle.hash}"
         if self.store.fact(FACT_HISTORY) != history.encode():
-            parts = [split_in_time(recording, TRAIN_SHARE) for recording in self._recordings]
-            sets = {
-                "train": windows_of([first for first, _ in parts], schema),
-                "holdout": windows_of([rest for _, rest in parts], schema),
-            }
+            first, rest = data.split_in_time(self._recordings, TRAIN_SHARE)
+            sets = {"train": windows_of(first, schema), "holdout": windows_of(rest, schema)}
             now = clock.now()
             if self.store.window_count():
                 self.store.clear_windows()
@@ -168,7 +165,7 @@ class DeviceAgent:
             await asyncio.Event().wait()
         schema = self.bundle.manifest.input
         sensor = ReplaySensor(
-            [split_in_time(recording, TRAIN_SHARE)[1] for recording in self._recordings],
+            data.split_in_time(self._recordings, TRAIN_SHARE)[1],
             schema.rate_hz,
             clock.monotonic,
             asyncio.sleep,
@@ -232,12 +229,11 @@ class DeviceAgent:
 
     def personalise(self, shared: bytes, stop: Flag) -> bytes:
         """Fine-tune for this device alone, in the learning thread (`Trainer`)."""
-        settings = self.settings
-        plan = LocalPlan(
-            epochs=settings.personalise_epochs,
-            rate=settings.personalise_rate,
-            batch=self.bundle.manifest.plan.batch,
-            momentum=0.9,
+        plan = msgspec.structs.replace(
+            self.bundle.manifest.plan,
+            epochs=self.settings.personalise_epochs,
+            rate=self.settings.personalise_rate,
+            average_last=0.5,
         )
         return to_bytes(self.trainer.fine_tune(shared, plan, stop))
 

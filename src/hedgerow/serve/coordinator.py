@@ -34,6 +34,7 @@ from hedgerow.wire.messages import (
     Enrolled,
     FromCoordinator,
     NotEnrolled,
+    RollCall,
     Update,
     kind_of,
 )
@@ -78,6 +79,7 @@ class CoordinatorShell:
         self._link: CoordinatorLink
         self._consumed = 0
         self._replaced = ""
+        self._began = False
         self._sum = ExactSum(self._size)
         self.tasks = Tasks()
         self._timers = Timers(
@@ -105,6 +107,7 @@ class CoordinatorShell:
             if not done:
                 log.warning("the journal ends before update %d; going on with what is there", last)
         self.handle(fleet.Started())
+        self._began = True
 
     async def close(self) -> None:
         """Drop timers, tasks and the link; everything that matters is kept already."""
@@ -154,6 +157,12 @@ class CoordinatorShell:
     def on_note(self, device: str, data: bytes) -> None:
         """A note came; the server authenticated `device` as its sender."""
         self._received(device, data, in_journal=False)
+
+    def on_state(self, up: bool) -> None:
+        """The link came up or went down. What devices said in its absence is lost: ask again."""
+        if up and self._began:
+            again = RollCall(spread_seconds=self.settings.rounds.roll_call_seconds)
+            self.tasks.spawn(self._broadcast(again))
 
     def on_enrol(self, device: str, data: bytes) -> None:
         """A request for enrolment came. The signature shows that it has the key it names."""

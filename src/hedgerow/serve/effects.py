@@ -5,6 +5,8 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from hedgerow.io.tasks import end
+
 log = logging.getLogger(__name__)
 
 
@@ -52,10 +54,7 @@ class Tasks:
 
     async def close(self) -> None:
         """Cancel what still runs and wait for it to end."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(list(self._tasks))
         if self.failed.done() and not self.failed.cancelled():
             self.failed.exception()  # it was seen, or the shell is going down anyway
 

@@ -88,7 +88,7 @@ async def running_fleet(settings: CoordinatorSettings) -> AsyncIterator[Fleet]:
             authority.coordinator_credentials,
             on_note=shell.on_note,
             on_enrol=shell.on_enrol,
-            on_state=lambda up: None,
+            on_state=shell.on_state,
             meter=ByteMeter(),
         )
         stack.push_async_callback(shell.close)

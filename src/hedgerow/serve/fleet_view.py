@@ -1,5 +1,6 @@
 """The coordinator's picture of its fleet, from its machine's state and what devices report."""
 
+import re
 from collections import Counter, defaultdict
 from typing import Any
 
@@ -62,7 +63,7 @@ class FleetRecorder:
         """The fleet now."""
         now = clock.monotonic()
         devices = [self._device(state, d, m, now) for d, m in state.members.items()]
-        devices.sort(key=lambda device: (device.name, device.id))
+        devices.sort(key=lambda device: (_natural(device.name), device.id))
         for shown in self._rounds:
             values = self._accuracy.get(self._version_of_round.get(shown.round, -1), {}).values()
             if values:
@@ -141,3 +142,9 @@ class FleetRecorder:
             view.bytes_down = int(report.metrics.get("bytes_down", 0))
             view.bytes_kept = int(report.metrics.get("bytes_kept", 0))
         return view
+
+
+def _natural(name: str) -> list[tuple[str, int]]:
+    """Sorts `press 9` before `press 10`."""
+    parts = re.findall(r"([^0-9]*)([0-9]{0,9})", name)
+    return [(text, int(digits) if digits else -1) for text, digits in parts]

@@ -32,20 +32,23 @@ class WindowSet(msgspec.Struct, frozen=True, eq=False):
 
 
 class LocalTrainer:
-    """Trains and fine-tunes one device's model. `train_set` may be replaced between calls."""
+    """Trains and fine-tunes one device's model on its windows.
+
+    `name` names the random streams: the same name, windows and plan give the same weights.
+    """
 
     def __init__(
         self,
         bundle: Bundle,
-        device: str,
+        name: str,
         train_set: WindowSet,
         private: Vector | None = None,
         *,
         threads: int = 1,
     ) -> None:
         self.bundle = bundle
-        self.train_set = train_set
-        self._device = device
+        self._name = name
+        self._x, self._y = features(train_set.x, bundle.manifest.input), train_set.y
         self._learner = Learner(bundle, threads=threads)
         self._shared_size = bundle.manifest.layout.shared_size
         self.private = bundle.weights[self._shared_size :] if private is None else private
@@ -58,7 +61,7 @@ class LocalTrainer:
         delta = weights[: self._shared_size] - start[: self._shared_size]
         return Outcome(
             payload=to_bytes(delta),
-            samples=len(self.train_set.y),
+            samples=len(self._y),
             metrics=metrics,
             private=to_bytes(self.private),
         )
@@ -82,28 +85,13 @@ class LocalTrainer:
         self, start: Vector, plan: LocalPlan, purpose: tuple[str | int, ...], stop: Flag
     ) -> tuple[Vector, dict[str, float]]:
         """Weights `[P]` trained by `plan` from `start`, and figures; `purpose` names the draws."""
-        schema = self.bundle.manifest.input
-        alter = augmenter(plan.augment, schema)
-        prepared = None
-        x = self.train_set.x
-        if alter is None:
-            x = features(x, schema)
-        elif schema.shape == x.shape[1:]:
-
-            def prepared(x: Windows, rng: np.random.Generator) -> Windows:
-                return features(alter(x, rng), schema)
-        else:
-            raise UsageError(
-                f"the plan augments windows by {plan.augment}, but the model takes "
-                f"{schema.features} features; leave augment empty for this bundle"
-            )
         trained = self._learner.train(
             start,
-            x,
-            self.train_set.y,
+            self._x,
+            self._y,
             plan,
-            stream(0, "fit", self._device, *purpose),
-            augment=prepared,
+            stream(0, "fit", self._name, *purpose),
+            augment=augmenter(plan.augment, self.bundle.manifest.input),
             should_stop=stop.is_set,
         )
         return trained.weights, {"loss": trained.loss, "steps": float(trained.steps)}

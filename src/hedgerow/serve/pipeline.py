@@ -42,8 +42,8 @@ class Pipeline:
         decision = None
         for window in self._windower.push(samples, time_seconds):
             self.windows += 1
-            given = self._featurise(window.samples)
-            evidence = self._evidence(given, self.predictor(given))
+            given = self._featurise(window.samples)[0]
+            evidence = self._evidence(given, self.predictor.one(given))
             self._state, decision = decide(
                 self._rule, self._state, evidence, window.start_seconds, window.quality
             )
@@ -52,20 +52,10 @@ class Pipeline:
     def _evidence(self, given: NDArray[np.float32], answer: NDArray[np.float32]) -> Sequence[float]:
         """What is decided on: probabilities, the value itself, or how badly the input came back."""
         if self._task == "classification":
-            return probabilities(answer[0])
+            return probabilities(answer)
         if self._task == "regression":
-            return [float(answer[0, 0])]
-        return [reconstruction_error(given[0], answer[0])]
-
-
-def split_in_time(recording: Recording, share: float) -> tuple[Recording, Recording]:
-    """The first `share` of a recording, and the rest."""
-    cut = int(len(recording.samples) * share)
-    first, rest = recording.samples[:cut], recording.samples[cut:]
-    return (
-        Recording(first, recording.label, recording.side),
-        Recording(rest, recording.label, recording.side),
-    )
+            return [float(answer[0])]
+        return [reconstruction_error(given, answer)]
 
 
 def windows_of(recordings: list[Recording], schema: InputSchema) -> WindowSet:

@@ -47,8 +47,8 @@ class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     check_in_seconds: float = 30.0
     report_seconds: float = 1.0
     personalise_after_seconds: float = 60.0
-    personalise_epochs: float = 4.0
-    personalise_rate: float = 0.02
+    personalise_epochs: float = 2.0
+    personalise_rate: float = 0.05
     threads: int = 1
     store: StoreLimits = StoreLimits()
     sensor: SensorSettings = SensorSettings()

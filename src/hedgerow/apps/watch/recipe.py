@@ -2,4 +2,4 @@
 
 from hedgerow.algorithms.fedavg import FedAvg
 
-FEDAVG = FedAvg(momentum=0.5, local_rate="cosine", local_rate_end=0.01)
+FEDAVG = FedAvg(momentum=0.5, local_rate="cosine", local_rate_end=0.02)

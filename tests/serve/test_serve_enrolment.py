@@ -1,0 +1,221 @@
+"""Who comes into a fleet, who does not, and whom a device believes."""
+
+import asyncio
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from hedgerow.core.errors import UsageError
+from hedgerow.io.authority import Enroller
+from hedgerow.io.keys import Identity
+from hedgerow.io.links import LinkDown
+from hedgerow.io.nats_link import NatsCoordinatorLink, NatsJoinLink
+from hedgerow.protocol.fleet import RoundRules
+from hedgerow.serve.fleet import Fleet, running_fleet
+from hedgerow.serve.joining import JoinFile
+from hedgerow.serve.settings import CoordinatorSettings, NatsSettings
+from hedgerow.wire import codec
+from hedgerow.wire.messages import Enrol, Offer, Published
+from hedgerow.wire.weights import model_ref
+from tests.serve.hosting import FLEET, START, Host, delta_of, running, seconds, until
+
+GRACE_SECONDS = 2.0
+"""How long a device that must stay outside is watched. An honest one is in within 0.2 s."""
+
+
+def settings_of(state: Path, **rules: Any) -> CoordinatorSettings:
+    rules = {"cohort": 1, "quorum": 1, "rounds": 1, **rules}
+    return CoordinatorSettings(
+        fleet=FLEET, state=state, nats=NatsSettings(port=0), rounds=RoundRules(**rules)
+    )
+
+
+async def stays_outside(fleet: Fleet, join: JoinFile, home: Path) -> None:
+    host = Host("stranger", join, home)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(GRACE_SECONDS):
+            await host.start()
+    host.store.close()
+    assert fleet.shell.state.members == {}
+
+
+def test_a_join_file_of_another_fleet_opens_nothing(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with running_fleet(settings_of(tmp_path / "one")) as fleet:
+            async with running_fleet(settings_of(tmp_path / "other")) as other:
+                theirs = JoinFile.load(other.join_path)
+            await stays_outside(fleet, msgspec.structs.replace(theirs, url=fleet.url), tmp_path)
+
+    asyncio.run(body())
+
+
+def test_a_join_file_with_a_mended_credential_opens_nothing(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with running_fleet(settings_of(tmp_path / "one")) as fleet:
+            good = JoinFile.load(fleet.join_path)
+            seed = Identity.create().seed_text()
+            await stays_outside(fleet, msgspec.structs.replace(good, seed=seed), tmp_path / "a")
+            head, claims, signature = good.jwt.split(".")
+            jwt = ".".join([head, claims[:-2] + "AA", signature])
+            await stays_outside(fleet, msgspec.structs.replace(good, jwt=jwt), tmp_path / "b")
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda fields: fields.pop("seed"), "seed"),
+        (lambda fields: fields.update(more="1"), "more"),
+        (lambda fields: fields.update(url=3), "url"),
+    ],
+)
+def test_a_file_that_is_no_join_file_is_named(tmp_path: Path, change: Any, said: str) -> None:
+    join = JoinFile(fleet=FLEET, url="nats://x", coordinator="U", jwt="j", seed="s")
+    join.save(tmp_path / "join.json")
+    fields = json.loads((tmp_path / "join.json").read_text())
+    change(fields)
+    (tmp_path / "join.json").write_text(json.dumps(fields))
+    with pytest.raises(UsageError, match=f"no join file .*{said}"):
+        JoinFile.load(tmp_path / "join.json")
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644])
+def test_a_join_file_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> None:
+    join = JoinFile(fleet=FLEET, url="nats://x", coordinator="U", jwt="j", seed="s")
+    join.save(tmp_path / "join.json")
+    assert JoinFile.load(tmp_path / "join.json") == join
+    (tmp_path / "join.json").chmod(mode)
+    with pytest.raises(UsageError, match="chmod 600"):
+        JoinFile.load(tmp_path / "join.json")
+
+
+def test_a_full_fleet_says_so_and_keeps_who_is_in(tmp_path: Path) -> None:
+    async def body() -> None:
+        settings = settings_of(tmp_path / "one", devices_max=1, rounds=2, pause_seconds=0.5)
+        async with running_fleet(settings) as fleet:
+            join = JoinFile.load(fleet.join_path)
+            inside, outside = Host("ash", join, tmp_path), Host("birch", join, tmp_path)
+            async with running(inside):
+                with pytest.raises(UsageError, match="the fleet is full: it takes 1"):
+                    await outside.start()
+                outside.store.close()
+                await until(lambda: fleet.shell.state.rounds_done == 2)
+            async with running(inside):  # it is in, and stays in
+                assert inside.version == 2
+
+    asyncio.run(body())
+
+
+def test_a_lost_answer_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = NatsCoordinatorLink.answer_enrolment
+    lost: list[str] = []
+
+    async def lossy(self: NatsCoordinatorLink, device: str, data: bytes) -> None:
+        if len(lost) < 2:
+            lost.append(device)
+        else:
+            await answer(self, device, data)
+
+    async def body() -> None:
+        async with running_fleet(settings_of(tmp_path / "one")) as fleet:
+            host = Host("ash", JoinFile.load(fleet.join_path), tmp_path)
+            monkeypatch.setattr(NatsCoordinatorLink, "answer_enrolment", lossy)
+            async with running(host):
+                await until(lambda: host.version == 1)
+            assert lost == [host.identity.public] * 2
+            assert list(fleet.shell.state.members) == [host.identity.public]
+
+    asyncio.run(body())
+
+
+def test_an_answer_of_another_coordinator_is_not_believed(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with running_fleet(settings_of(tmp_path / "one")) as fleet:
+            join = JoinFile.load(fleet.join_path)
+            false = msgspec.structs.replace(join, coordinator=Identity.create().public)
+            host = Host("ash", false, tmp_path)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(GRACE_SECONDS):
+                    await host.start()
+            assert host.store.fact("enrolment") is None
+            host.store.close()
+
+    asyncio.run(body())
+
+
+def test_messages_of_another_coordinator_are_refused(tmp_path: Path) -> None:
+    """Whoever takes over the server still cannot give devices anything to do."""
+    impostor = Identity.create()
+    model = model_ref(7, delta_of("impostor", 7))
+
+    async def body() -> None:
+        async with running_fleet(settings_of(tmp_path / "one", rounds=1)) as fleet:
+            host = Host("ash", JoinFile.load(fleet.join_path), tmp_path)
+            async with running(host):
+                await until(lambda: host.version == 1)
+                link, device = fleet.shell._link, host.identity.public
+                plan = fleet.shell.state.plan
+                offer = Offer(round=9, model=model, plan=plan, deadline_seconds=60)
+                for message in (offer, Published(round=9, model=model)):
+                    true = fleet.shell._identity.public
+                    for sender in (impostor.public, true):
+                        await link.send(device, codec.seal(message, sender, impostor.sign))
+                await link.send(device, b"\x00nothing")
+                await until(lambda: host.shell.refused == 5)
+                assert host.trainer.began == [1]
+                assert host.version == 1
+
+    asyncio.run(body())
+
+
+def test_a_device_key_signs_for_itself_alone(tmp_path: Path) -> None:
+    """Whoever has the join file cannot enrol a key that is somebody else's."""
+    victim = Identity.create()
+    thief = Identity.create()
+
+    async def body() -> None:
+        async with running_fleet(settings_of(tmp_path / "one")) as fleet:
+            join = JoinFile.load(fleet.join_path)
+            host = Host("thief", join, tmp_path)
+            credentials = host_credentials(join)
+            link = NatsJoinLink(join.url, join.fleet, credentials, host.meter)
+            request = codec.seal(
+                Enrol(device=victim.public, name="victim"), victim.public, thief.sign
+            )
+            with pytest.raises(LinkDown):
+                await link.enrol(request, victim.public, GRACE_SECONDS)
+            assert fleet.shell.state.members == {}
+            assert fleet.shell.state.outcomes["forged"] >= 1
+
+    asyncio.run(body())
+
+
+def host_credentials(join: JoinFile) -> Any:
+    from hedgerow.io.authority import Credentials
+
+    return Credentials(join.jwt, Identity(join.seed))
+
+
+def test_a_credential_of_another_authority_opens_nothing(tmp_path: Path) -> None:
+    """An enrolled device whose credential was signed by somebody else never gets a connection."""
+
+    async def body() -> None:
+        async with running_fleet(settings_of(tmp_path / "one", rounds=1)) as fleet:
+            mine = fleet.shell._enroller
+            other = Enroller(Identity.create("account"), mine.account)
+            fleet.shell._enroller = replace(other)
+            host = Host("ash", JoinFile.load(fleet.join_path), tmp_path)
+            async with running(host):
+                await seconds(GRACE_SECONDS)
+                assert not host.shell.state.online
+                assert host.trainer.began == []
+                assert len(host.weights) == len(START)
+
+    asyncio.run(body())
