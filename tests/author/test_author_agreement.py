@@ -68,7 +68,8 @@ def test_momentum_decay_and_clipping_are_those_of_torch(compiled: Compiled, clip
     optimiser = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
     for _ in range(10):
         optimiser.zero_grad()
-        nn.functional.cross_entropy(module(torch.tensor(x)), torch.tensor(y)).backward()
+        loss = nn.functional.cross_entropy(module(torch.tensor(x)), torch.tensor(y))
+        loss.backward()  # type: ignore[no-untyped-call]
         if clip:
             torch.nn.utils.clip_grad_norm_(module.parameters(), clip)
         optimiser.step()
@@ -89,7 +90,9 @@ def test_int8_mostly_chooses_what_float_chooses(compiled: Compiled, name: str) -
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 @pytest.mark.parametrize("name", ["conv1d", "conv2d"])
-def test_swapped_weights_are_really_used(compiled: Compiled, name: str, precision: Precision) -> None:
+def test_swapped_weights_are_really_used(
+    compiled: Compiled, name: str, precision: Precision
+) -> None:
     """ONNX Runtime reorders convolution kernels; the reordered copy must be of the new ones."""
     spec, bundle = compiled(name)
     rng = np.random.default_rng(4)

@@ -114,8 +114,8 @@ def test_clipping_that_never_bites_changes_nothing(learner: Learner, data: Data)
 def test_shift_moves_by_rate_times_shift(learner: Learner, data: Data) -> None:
     plan = replace(PLAN, batch=20)
     shift = np.full_like(learner.bundle.weights, 0.5)
-    difference = train(learner, data, plan).weights - train(learner, data, plan, shift=shift).weights
-    assert np.allclose(difference, 0.5 * plan.rate, atol=1e-6)
+    plain, shifted = train(learner, data, plan), train(learner, data, plan, shift=shift)
+    assert np.allclose(plain.weights - shifted.weights, 0.5 * plan.rate, atol=1e-6)
 
 
 def test_pull_holds_to_the_anchor(learner: Learner, data: Data) -> None:
@@ -128,13 +128,10 @@ def test_pull_holds_to_the_anchor(learner: Learner, data: Data) -> None:
 def test_averaging_the_last_two_steps(learner: Learner, data: Data) -> None:
     """One epoch is three steps; the last two thirds are steps two and three."""
     plan = replace(PLAN, average_last=0.6)
-    seen: list[int] = []
 
     def stop_after(count: int) -> Trained:
-        seen.clear()
-        return train(
-            learner, data, should_stop=lambda: len(seen) >= count or bool(seen.append(1))
-        )
+        asked = iter(range(100))
+        return train(learner, data, should_stop=lambda: next(asked) >= count)
 
     second, third = stop_after(2).weights, stop_after(3).weights
     averaged = train(learner, data, plan).weights

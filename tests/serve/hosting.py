@@ -29,7 +29,7 @@ from hedgerow.io.nats_link import NatsDeviceLink
 from hedgerow.protocol import device as machine
 from hedgerow.serve.apps import app_bundle
 from hedgerow.serve.device import FACT_MODEL, DeviceShell, Hooks, Outcome, decode_model
-from hedgerow.serve.joining import JoinFile, enrol
+from hedgerow.serve.joining import JoinFile, enrol, kept_enrolment
 from hedgerow.wire.messages import Offer
 from hedgerow.wire.weights import from_bytes, model_ref, to_bytes
 
@@ -125,11 +125,12 @@ def fedavg(weights: Vector, updates: Mapping[str, int], number: int) -> Vector:
 
 
 class HeldTrainer:
-    """Learns `delta_of` its name, as soon as `go` is set; remembers what it was asked."""
+    """Learns `delta_of` its name, as soon as `go` is set or `go_once` named the round."""
 
     def __init__(self, name: str, samples: int) -> None:
         self.go = Flag()
         self.go.set()
+        self._released: set[int] = set()
         self.began: list[int] = []
         self.ended: list[int] = []
         self.stopped: list[int] = []
@@ -138,13 +139,17 @@ class HeldTrainer:
 
     def train(self, offer: Offer, shared: bytes, stop: Flag) -> Outcome:
         self.began.append(offer.round)
-        while not self.go.wait(0.005):
+        while not self.go.wait(0.005) and offer.round not in self._released:
             if stop.is_set():
                 self.stopped.append(offer.round)
                 return Outcome(b"", 0, {})
         payload = to_bytes(delta_of(self._name, offer.round))
         self.ended.append(offer.round)
         return Outcome(payload, self._samples, {"loss": 0.5})
+
+    def go_once(self, number: int) -> None:
+        """Let the training for that round end, now or when it begins."""
+        self._released.add(number)
 
     def personalise(self, shared: bytes, stop: Flag) -> bytes:
         return shared
@@ -175,8 +180,12 @@ class Host:
         model = model_ref(0, START) if kept is None else decode_model(kept)
         if kept is None:
             self.store.put_blob(to_bytes(START))
-        rng = entropy.generator()
-        enrolment = await enrol(self.join, self.identity, self.store, self.name, self.meter, rng)
+        enrolment = kept_enrolment(self.store)
+        if enrolment is None:
+            enrolment = await enrol(
+                *(self.join, self.identity, self.store, self.name, self.meter),
+                entropy.generator(),
+            )
         self.shell = DeviceShell(
             state=machine.DeviceState(
                 device=self.identity.public,

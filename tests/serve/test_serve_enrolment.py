@@ -106,7 +106,7 @@ def test_a_full_fleet_says_so_and_keeps_who_is_in(tmp_path: Path) -> None:
                 outside.store.close()
                 await until(lambda: fleet.shell.state.rounds_done == 2)
             async with running(inside):  # it is in, and stays in
-                assert inside.version == 2
+                await until(lambda: inside.version == 2)
 
     asyncio.run(body())
 

@@ -52,8 +52,10 @@ class Emitter:
 
     def op(self, kind: str, *inputs: str, outputs: int = 1, **attributes: Any) -> list[str]:
         """Add a node; the names of its outputs."""
-        names = [f"{kind}_{self._count}_{i}" if outputs > 1 else f"{kind}_{self._count}"
-                 for i in range(outputs)]
+        names = [
+            f"{kind}_{self._count}_{i}" if outputs > 1 else f"{kind}_{self._count}"
+            for i in range(outputs)
+        ]
         self._count += 1
         self.nodes.append(helper.make_node(kind, list(inputs), names, **attributes))
         return names
@@ -183,7 +185,9 @@ def emit(
         emitter.initializers,
     )
     model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION,
+        graph,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
         producer_name="hedgerow",
     )
     onnx.checker.check_model(model)
@@ -249,8 +253,10 @@ def _fold(node: torch.fx.Node, args: list[Any], kwargs: dict[str, Any]) -> NDArr
     def known(value: Any) -> bool:
         if isinstance(value, (list, tuple)):
             return all(known(item) for item in value)
-        return value is not None and not isinstance(value, torch.SymInt) and (
-            not isinstance(value, Value) or value.array is not None
+        return (
+            value is not None
+            and not isinstance(value, torch.SymInt)
+            and (not isinstance(value, Value) or value.array is not None)
         )
 
     def real(value: Any) -> Any:

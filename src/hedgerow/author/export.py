@@ -139,4 +139,3 @@ def _offsets(data: bytes) -> dict[str, tuple[int, int]]:
         for name, entry in header.items()
         if name != "__metadata__"
     }
-

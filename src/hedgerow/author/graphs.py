@@ -77,9 +77,7 @@ def infer_graph(spec: Spec, module: nn.Module) -> bytes:
     values = [tensor.detach() for _, tensor in module.named_parameters()]
     dynamic: Any = ({0: torch.export.Dim.DYNAMIC}, tuple({} for _ in values))
     with _quiet(), torch.no_grad():
-        program = torch.export.export(
-            Forward(), (x, *values), dynamic_shapes=dynamic, strict=False
-        )
+        program = torch.export.export(Forward(), (x, *values), dynamic_shapes=dynamic, strict=False)
         return _write(program, ["x", *names], ["output"])
 
 

@@ -42,15 +42,15 @@ class Rewritten(TorchFunctionMode):
         F.scaled_dot_product_attention = self._native
         super().__exit__(*error)  # type: ignore[no-untyped-call]
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return self._table.get(func, func)(*args, **(kwargs or {}))
 
 
 def _many(value: _Ints, count: int) -> list[int]:
-    return [value] * count if isinstance(value, int) else [int(v) for v in value] * (
-        count if len(value) == 1 else 1
+    return (
+        [value] * count
+        if isinstance(value, int)
+        else [int(v) for v in value] * (count if len(value) == 1 else 1)
     )
 
 
@@ -74,9 +74,7 @@ def _taps(x: Tensor, dim: int, kernel: int, stride: int, dilation: int) -> list[
     return taps
 
 
-def _patches(
-    x: Tensor, kernel: list[int], stride: list[int], dilation: list[int]
-) -> list[Tensor]:
+def _patches(x: Tensor, kernel: list[int], stride: list[int], dilation: list[int]) -> list[Tensor]:
     """The taps of all places of the kernel, rows before columns."""
     taps = [x]
     for index, size in enumerate(kernel):

@@ -141,9 +141,7 @@ def _gelu(e: Emitter, node: Node, args: list[Any], kwargs: Any, shape: Dims) -> 
         scaled = e.pointwise("Mul", [inner, number(math.sqrt(2 / math.pi))], shape)
         bend = e.pointwise("Tanh", [scaled], shape)
     else:
-        bend = e.pointwise(
-            "Erf", [e.pointwise("Mul", [x, number(math.sqrt(0.5))], shape)], shape
-        )
+        bend = e.pointwise("Erf", [e.pointwise("Mul", [x, number(math.sqrt(0.5))], shape)], shape)
     half = e.pointwise("Mul", [x, number(0.5)], shape)
     return e.pointwise("Mul", [half, e.pointwise("Add", [bend, number(1)], shape)], shape)
 

@@ -56,9 +56,7 @@ class Spec:
         for path, layer in module.named_modules():
             for kind, why in _REFUSED.items():
                 if isinstance(layer, kind):
-                    raise UsageError(
-                        f"layer {path or 'module'!r} is {type(layer).__name__}: {why}"
-                    )
+                    raise UsageError(f"layer {path or 'module'!r} is {type(layer).__name__}: {why}")
             if isinstance(layer, _DROPOUTS):
                 layer.eval()
             if isinstance(layer, (nn.MultiheadAttention, nn.GRU)):
@@ -67,7 +65,7 @@ class Spec:
             out = module(torch.zeros(2, *self.input.shape))
         if out.shape[0] != 2 or out.numel() != 2 * self.output.size:
             raise UsageError(
-                f"the module maps (2, *{self.input.shape}) to {tuple(out.shape)}; "
+                f"the module maps {(2, *self.input.shape)} to {tuple(out.shape)}; "
                 f"wanted (2, {self.output.size})"
             )
         return module

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -13,10 +14,24 @@ def command() -> None:
 
 
 @command.command("list")
-def list_command() -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def list_command(as_json: bool) -> None:
     """Every data set, its licence, and whether it is in the cache."""
     from hedgerow.io import data
 
+    if as_json:
+        sets = [
+            {
+                "name": name,
+                "about": source.about,
+                "package": source.requirement,
+                "licence": source.licence,
+                "fetched": data.is_fetched(name),
+            }
+            for name, source in sorted(data.SOURCES.items())
+        ]
+        click.echo(json.dumps({"cache": str(data.cache_dir()), "sets": sets}))
+        return
     for name, source in sorted(data.SOURCES.items()):
         state = "fetched" if data.is_fetched(name) else "not fetched"
         click.echo(f"{name}: {source.about}")
@@ -33,12 +48,8 @@ def list_command() -> None:
 )
 def fetch_command(name: str, wheel: Path | None) -> None:
     """Fetch data set NAME into the cache, unless it is there and whole."""
-    from hedgerow.core.errors import UsageError
     from hedgerow.io import data
 
-    try:
-        source = data.source_named(name)
-        home = data.fetch(name, wheel=wheel)
-    except UsageError as error:
-        raise click.ClickException(str(error)) from error
+    source = data.source_named(name)
+    home = data.fetch(name, wheel=wheel)
     click.echo(f"{name}: {home} (from {source.requirement}, licence {source.licence})")
