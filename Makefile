@@ -3,6 +3,7 @@
 #   make demo   ten watches learn together        (ARGS="--keep" and the like go to `hedgerow demo`)
 #   make test   all checks and all tests          (ARGS="-k wire" and the like go to pytest)
 #   make check  formatting, lint, types, rooms, documentation
+#   make soak  the same faults from many more seeds, and a minute without NATS
 #   make docs   write docs/commands.md anew from the commands themselves
 #   make clean  remove what the above made
 
@@ -17,7 +18,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PINS := pyproject.toml constraints.txt requirements/nats-server.txt
 
 .DELETE_ON_ERROR:
-.PHONY: demo test check docs clean
+.PHONY: demo test check soak docs clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/hedgerow demo $(ARGS)
@@ -33,6 +34,10 @@ check: $(VENV)/.installed-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict # with --quiet it would not count warnings
+
+soak: $(VENV)/.installed-test
+	SOAK_SEEDS=20000 SOAK_OUTAGE_SECONDS=60 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --timeout 3600 \
+		tests/protocol/test_protocol_faults.py tests/serve
 
 docs: $(VENV)/.installed-test
 	$(BIN)/python -m tools.commands

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import io
+import json
 import pickle
 import subprocess
 import sys
@@ -14,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hedgerow.cli.data import command
+from hedgerow.cli import main
 from hedgerow.core.errors import UsageError
 from hedgerow.io import data
 from hedgerow.io.sensors.replay import ReplaySensor
@@ -187,12 +188,18 @@ def test_who_comes_second_keeps_the_first(wheel: Path, tmp_path: Path) -> None:
 
 def test_the_commands_fetch_and_list(wheel: Path) -> None:
     runner = CliRunner()
-    assert "BSD-3-Clause; not fetched" in runner.invoke(command, ["list"]).output
-    done = runner.invoke(command, ["fetch", "watch", "--wheel", str(wheel)])
+
+    def run(*words: str) -> Result:
+        return runner.invoke(main, ["data", *words])
+
+    assert "BSD-3-Clause; not fetched" in run("list").output
+    done = run("fetch", "watch", "--wheel", str(wheel))
     assert done.exit_code == 0 and "licence BSD-3-Clause" in done.output
-    assert "BSD-3-Clause; fetched" in runner.invoke(command, ["list"]).output
-    failed = runner.invoke(command, ["fetch", "clock"])
-    assert failed.exit_code == 1 and "wanted one of: watch" in failed.output
+    assert "BSD-3-Clause; fetched" in run("list").output
+    listed = json.loads(run("list", "--json").output)
+    assert [(one["name"], one["fetched"]) for one in listed["sets"]] == [("watch", True)]
+    failed = run("fetch", "clock")
+    assert failed.exit_code == 2 and "wanted one of: watch" in failed.output
 
 
 @given(

@@ -1,11 +1,14 @@
 """The machines under loss, copies, reordering and crashes, from seeds."""
 
+import os
+
 import pytest
 
 from hedgerow.protocol.fleet import RoundRules
 from tests.protocol.small_fleet import Fleet, Weather
 
-SEEDS = 200
+SEEDS = int(os.environ.get("SOAK_SEEDS", "200"))
+"""`make soak` sweeps more."""
 FAIR = Weather(loss=0, copies=0, fetch_failure=0, crash=0, ends_at=0)
 
 

@@ -120,7 +120,7 @@ def test_an_empty_fleet_and_a_large_one_have_their_own_faces_and_fit_a_phone() -
         async with serve_dashboard(fleet_app(lambda: fleet[0])) as url, chromium() as page:
             await opened(page, url, width=375, scheme="dark")
             assert await text_of(page, "h1") == "Not started yet"
-            assert await text_of(page, "#phase") == "Waiting for devices."
+            assert await text_of(page, "#phase") == "Waiting for devices: 0 of the 1 a round needs."
             assert await text_of(page, "#devices-empty") != ""
             assert await page.value("document.querySelector('#rounds').hidden")
 

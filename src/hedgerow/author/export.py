@@ -1,26 +1,29 @@
 """The whole way: a spec to a bundle."""
 
 import json
+from collections.abc import Set
 
+import msgspec
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
 from hedgerow.author import graphs
-from hedgerow.author.quantise import quantised_graph
+from hedgerow.author.quantise import quantised_graph, ranges_graph
 from hedgerow.author.spec import Spec
 from hedgerow.core.layout import Layout, Vector
 from hedgerow.model.bundle import (
     INFER,
     INFER_INT8,
+    RANGES,
     TRAIN,
     WEIGHTS,
     Bundle,
     Manifest,
-    QuantisedTensor,
     pack_weights,
 )
+from hedgerow.model.quantise import digest, measure
 
 _NOISE_SAMPLES = 64
 
@@ -39,7 +42,18 @@ def export(spec: Spec) -> Bundle:
     train = graphs.train_graph(spec, module)
     infer = graphs.infer_graph(spec, module)
     samples, calibration = _calibration(spec)
-    int8, quantised = quantised_graph(with_values(infer, layout, weights), layout, samples)
+    int8, quantised, activations = quantised_graph(
+        with_values(infer, layout, weights), layout, samples[:1]
+    )
+    given = {name for step in quantised for name in (step.quantised, step.scale)}
+    given |= {name for step in activations for name in (step.scale, step.zero_point)}
+    offsets = _offsets(pack_weights(layout, weights))
+    files = {
+        INFER: with_external(infer, layout, offsets),
+        INFER_INT8: _without_values(int8, layout, given, offsets),
+        RANGES: with_external(ranges_graph(infer, activations), layout, offsets),
+        TRAIN: train,
+    }
     manifest = Manifest(
         name=spec.name,
         version=spec.version,
@@ -50,14 +64,13 @@ def export(spec: Spec) -> Bundle:
         decide=spec.decide,
         calibration=calibration,
         quantised=quantised,
+        activations=activations,
+        ranges=((0.0, 0.0),) * len(activations),
+        ranges_weights=digest(weights),
     )
-    offsets = _offsets(pack_weights(layout, weights))
-    files = {
-        INFER: with_external(infer, layout, offsets),
-        INFER_INT8: _without_values(int8, layout, quantised, offsets),
-        TRAIN: train,
-    }
-    return Bundle.build(manifest, files, weights)
+    bare = Bundle.build(manifest, files, weights)
+    ranges = tuple(measure(bare, layout.unflatten(weights), samples))
+    return Bundle.build(msgspec.structs.replace(manifest, ranges=ranges), files, weights)
 
 
 def _calibration(spec: Spec) -> tuple[NDArray[np.float32], str]:
@@ -97,15 +110,14 @@ def with_external(graph: bytes, layout: Layout, offsets: dict[str, tuple[int, in
 def _without_values(
     graph: bytes,
     layout: Layout,
-    quantised: tuple[QuantisedTensor, ...],
+    quantised: Set[str],
     offsets: dict[str, tuple[int, int]],
 ) -> bytes:
     """The int8 graph with everything that depends on the weights left for `Predictor` to give."""
     model = onnx.load_from_string(graph)
-    given = {tensor.name for tensor in layout.tensors}
-    given |= {name for step in quantised for name in (step.quantised, step.scale)}
+    outside = quantised | {tensor.name for tensor in layout.tensors}
     for proto in model.graph.initializer:
-        if proto.name in given:
+        if proto.name in outside:
             proto.ClearField("raw_data")
             proto.ClearField("float_data")
             proto.ClearField("int32_data")

@@ -1,15 +1,15 @@
-"""The int8 inference graph: QDQ, kernels per channel, activations from calibration samples."""
+"""The int8 inference graph: QDQ, kernels per channel, and the graph that measures activation ranges."""
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -19,17 +19,18 @@ from onnxruntime.quantization import (
 )
 
 from hedgerow.core.layout import Layout
-from hedgerow.model.bundle import QuantisedTensor
+from hedgerow.model.bundle import QuantisedActivation, QuantisedTensor
 
+_SHAPES = {"ranges_all": -1, "ranges_axis": 0}
 _OPERATORS = ["Conv", "Gemm", "MatMul", "Relu", "Add", "MaxPool"]
 
 
 def quantised_graph(
     graph: bytes, layout: Layout, samples: NDArray[np.float32]
-) -> tuple[bytes, tuple[QuantisedTensor, ...]]:
-    """The int8 form of `graph` (input `x`) and how each parameter enters it.
+) -> tuple[bytes, tuple[QuantisedTensor, ...], tuple[QuantisedActivation, ...]]:
+    """The int8 form of `graph` (input `x`), how each parameter enters it, and its activations.
 
-    Activations are unsigned-or-signed 8 bit over the range seen on `samples [n, *shape]`.
+    `samples [n, *shape]` only let the quantiser run: the ranges it finds are not kept.
     """
     logger = logging.getLogger()
     level = logger.level
@@ -53,7 +54,7 @@ def quantised_graph(
             model = onnx.load(target)
     finally:
         logger.setLevel(level)
-    return model.SerializeToString(), _recipe(model, layout)
+    return model.SerializeToString(), _recipe(model, layout), _activations(model)
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -68,43 +69,70 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
         return None if row is None else {"x": row[None]}
 
 
+def _activations(model: onnx.ModelProto) -> tuple[QuantisedActivation, ...]:
+    """One entry for each scale; tensors that share one (around pooling) are in the first's range."""
+    found = {}
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear" and node.input[1] not in found:
+            scale, zero_point = node.input[1:]
+            tensor = scale.removesuffix("_scale")
+            found[scale] = QuantisedActivation(tensor=tensor, scale=scale, zero_point=zero_point)
+    return tuple(found.values())
+
+
 def _recipe(model: onnx.ModelProto, layout: Layout) -> tuple[QuantisedTensor, ...]:
-    """Read from the graph which parameters became integers, kernels before biases."""
+    """Read from the graph which parameters became integers, biases last."""
     names = {tensor.name for tensor in layout.tensors}
     constants = {proto.name: proto for proto in model.graph.initializer}
-    dequantised = {
-        node.output[0]: node
-        for node in model.graph.node
-        if node.op_type == "DequantizeLinear" and node.input[0] in constants
-    }
     sources = {
         node.output[0]: node for node in model.graph.node if node.op_type == "DequantizeLinear"
     }
-    kernels: list[QuantisedTensor] = []
-    biases: list[QuantisedTensor] = []
+    biases: dict[str, tuple[str, str]] = {}
     for node in model.graph.node:
-        if len(node.input) < 2 or node.input[1] not in dequantised:
+        if node.op_type in ("Conv", "Gemm") and len(node.input) > 2 and node.input[2] in sources:
+            quantised, kernel, data = (sources[node.input[place]].input for place in (2, 1, 0))
+            biases[quantised[0]] = (kernel[1], data[1])
+    steps: list[QuantisedTensor] = []
+    for node in sources.values():
+        quantised, scale = node.input[:2]
+        name = quantised.removesuffix("_quantized")
+        if quantised not in constants or name not in names:
             continue
-        kernel = dequantised[node.input[1]]
-        name = kernel.input[0].removesuffix("_quantized")
-        if name not in names:
-            continue
-        axis = next((a.i for a in kernel.attribute if a.name == "axis"), 0)
-        kernels.append(
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+        kernel_scale, input_scale = biases.get(quantised, ("", ""))
+        plain = not constants[scale].dims or quantised in biases
+        steps.append(
             QuantisedTensor(
-                tensor=name, quantised=kernel.input[0], scale=kernel.input[1], axis=axis
+                tensor=name,
+                quantised=quantised,
+                scale=scale,
+                axis=None if plain else axis,
+                kernel_scale=kernel_scale,
+                input_scale=input_scale,
             )
         )
-        if len(node.input) > 2 and node.input[2] in dequantised:
-            bias = dequantised[node.input[2]]
-            scale = numpy_helper.to_array(constants[sources[node.input[0]].input[1]])
-            biases.append(
-                QuantisedTensor(
-                    tensor=bias.input[0].removesuffix("_quantized"),
-                    quantised=bias.input[0],
-                    scale=bias.input[1],
-                    kernel=name,
-                    input_scale=float(scale),
-                )
-            )
-    return tuple(kernels + biases)
+    return tuple(sorted(steps, key=lambda step: step.kernel_scale != ""))
+
+
+def ranges_graph(graph: bytes, activations: Sequence[QuantisedActivation]) -> bytes:
+    """`graph` with outputs `low` and `high [n]`: the least and largest value of each activation."""
+    model = onnx.load_from_string(graph)
+    nodes, sides = model.graph.node, {"ReduceMin": "low", "ReduceMax": "high"}
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.array([value]), name) for name, value in _SHAPES.items()
+    )
+    for place, activation in enumerate(activations):
+        flat = f"ranges_flat_{place}"
+        nodes.append(helper.make_node("Reshape", [activation.tensor, "ranges_all"], [flat]))
+        nodes.extend(
+            helper.make_node(kind, [flat, "ranges_axis"], [f"ranges_{side}_{place}"])
+            for kind, side in sides.items()
+        )
+    del model.graph.output[:]
+    for side in sides.values():
+        parts = [f"ranges_{side}_{place}" for place in range(len(activations))]
+        nodes.append(helper.make_node("Concat", parts, [side], axis=0))
+        shape = [len(activations)]
+        model.graph.output.append(helper.make_tensor_value_info(side, TensorProto.FLOAT, shape))
+    data: bytes = model.SerializeToString()
+    return data

@@ -1,7 +1,7 @@
 """The model bundle: one file that can infer and learn.
 
-A bundle is a directory or a stored ZIP with `manifest.json`, `infer.onnx`, `infer.int8.onnx`,
-`train.onnx` and `weights.safetensors`. The archive has one canonical form (sorted names, fixed
+A bundle is a directory or a stored ZIP with `manifest.json`, `infer.onnx`, `train.onnx`,
+`weights.safetensors` and, for int8, `infer.int8.onnx` with `ranges.onnx`. The archive has one canonical form (sorted names, fixed
 times, no compression), so the same content has the same bytes and the same hash everywhere.
 """
 
@@ -26,28 +26,39 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 INFER = "infer.onnx"
 INFER_INT8 = "infer.int8.onnx"
+RANGES = "ranges.onnx"
 TRAIN = "train.onnx"
 WEIGHTS = "weights.safetensors"
 REQUIRED = (INFER, TRAIN, WEIGHTS)
-ALLOWED = (INFER, INFER_INT8, TRAIN, WEIGHTS)
+INT8 = (INFER_INT8, RANGES)
+ALLOWED = (INFER, *INT8, TRAIN, WEIGHTS)
 BYTES_MAX = 256 * 1024 * 1024
 """Largest bundle read unless the caller says otherwise."""
+
+
+class QuantisedActivation(msgspec.Struct, frozen=True, kw_only=True):
+    """The names under which `infer.int8.onnx` takes how one activation, `tensor`, is quantised."""
+
+    tensor: str
+    scale: str
+    zero_point: str
 
 
 class QuantisedTensor(msgspec.Struct, frozen=True, kw_only=True):
     """How one float32 tensor of the layout enters `infer.int8.onnx`.
 
     The graph takes `quantised = round(tensor / scale)` under the names given here. A kernel has
-    `axis`, along which each channel gets its own scale, the channel's largest magnitude / 127. A
-    bias has `kernel` and `input_scale` instead: its scale is `input_scale · scale of the kernel`.
+    `axis`, along which each channel gets its own scale, the channel's largest magnitude / 127; with
+    `axis` None the whole tensor has one. A bias names two other scales instead, that of its kernel
+    and that of the activation the kernel meets: its own is their product.
     """
 
     tensor: str
     quantised: str
     scale: str
-    axis: int = 0
-    kernel: str = ""
-    input_scale: float = 0.0
+    axis: int | None = None
+    kernel_scale: str = ""
+    input_scale: str = ""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +66,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     `decide` holds plain settings for the decision rule of the application. `calibration` says what
     the int8 activation ranges were measured on: `"samples"`, `"noise"` or, without int8, `""`.
+    `ranges` are smallest and largest value of each of `activations`, in their order, measured with
+    the weights whose flat vector has the SHA-256 `ranges_weights`: they hold for no others.
     """
 
     format: int = FORMAT
@@ -67,6 +80,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     decide: dict[str, float] = {}
     calibration: str = ""
     quantised: tuple[QuantisedTensor, ...] = ()
+    activations: tuple[QuantisedActivation, ...] = ()
+    ranges: tuple[tuple[float, float], ...] = ()
+    ranges_weights: str = ""
     files: dict[str, str] = {}
 
 
@@ -246,9 +262,12 @@ def _read_manifest(data: bytes | None) -> Manifest:
 
 
 def _checked(manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
-    missing = [name for name in REQUIRED if name not in files]
+    required = REQUIRED if INFER_INT8 not in files else (*REQUIRED, *INT8)
+    missing = [name for name in required if name not in files]
     if missing:
         raise _bad(f"it lacks {missing}")
+    if len(manifest.ranges) != len(manifest.activations):
+        raise _bad(f"it has {len(manifest.ranges)} ranges for {len(manifest.activations)} activations")
     if set(manifest.files) != set(files):
         raise _bad(f"the manifest names {sorted(manifest.files)}, the bundle has {sorted(files)}")
     for name, data in files.items():

@@ -6,9 +6,9 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from hedgerow.core.errors import UsageError
 from hedgerow.core.layout import Vector
-from hedgerow.model.bundle import INFER, INFER_INT8, Bundle, QuantisedTensor
+from hedgerow.model.bundle import INFER, INFER_INT8, Bundle
+from hedgerow.model.quantise import measure, quantise, shipped_ranges
 from hedgerow.model.session import open_session
 
 Array = NDArray[np.float32]
@@ -18,11 +18,14 @@ Precision = Literal["float32", "int8"]
 class Predictor:
     """Runs one set of weights. Not safe to share between threads: `one` reuses its buffers.
 
-    `weights` (shape `[P]`, copied) replaces the bundle's starting point; with `precision="int8"`
-    they are quantised here, per channel, so no second file is needed when the model changes.
+    `weights` (shape `[P]`, copied) replaces the bundle's starting point. With `precision="int8"`
+    they are quantised here, per channel, and the ranges of the activations are measured on
+    `calibration`, some typical windows `[n, *shape]`. Without it the ranges in the bundle are
+    taken, which hold for the weights they were measured with and for no others.
 
     Raises:
-        UsageError: the weights do not fit, or the bundle has no int8 graph.
+        UsageError: the weights or windows do not fit, the bundle has no int8 graph, or its ranges
+            are those of other weights.
     """
 
     def __init__(
@@ -31,10 +34,12 @@ class Predictor:
         *,
         weights: Vector | None = None,
         precision: Precision = "float32",
+        calibration: Array | None = None,
         threads: int = 1,
     ) -> None:
         self.bundle = bundle
         self.precision = precision
+        self.calibration = calibration
         self.threads = threads
         chosen = bundle.weights if weights is None else weights
         # ONNX Runtime keeps pointers to these arrays for as long as the session lives.
@@ -43,7 +48,14 @@ class Predictor:
             bundle.manifest.layout.unflatten(self._vector)
         )
         if precision == "int8":
-            self._tensors = quantise(self._tensors, bundle.manifest.quantised)
+            if calibration is None:
+                ranges = shipped_ranges(bundle, self._vector)
+            else:
+                ranges = measure(bundle, self._tensors, calibration, threads=threads)
+            manifest = bundle.manifest
+            self._tensors = quantise(
+                self._tensors, manifest.quantised, manifest.activations, ranges
+            )
         graph = bundle.file(INFER_INT8 if precision == "int8" else INFER)
         self._session = open_session(graph, threads=threads, tensors=self._tensors)
         self._core = self._session._sess  # the bound call without the Python layer above it
@@ -73,38 +85,11 @@ class Predictor:
         return first
 
     def with_weights(self, weights: Vector) -> "Predictor":
-        """The same bundle, precision and threads with other weights `[P]`."""
+        """The same bundle, precision, calibration and threads with other weights `[P]`."""
         return Predictor(
-            self.bundle, weights=weights, precision=self.precision, threads=self.threads
+            self.bundle,
+            weights=weights,
+            precision=self.precision,
+            calibration=self.calibration,
+            threads=self.threads,
         )
-
-
-def quantise(
-    tensors: dict[str, NDArray[np.generic]], recipe: tuple[QuantisedTensor, ...]
-) -> dict[str, NDArray[np.generic]]:
-    """Tensors by layout name as `infer.int8.onnx` wants them; those not in `recipe` as they are.
-
-    Raises:
-        UsageError: the recipe names a kernel that was not quantised before its bias.
-    """
-    taken = {step.tensor for step in recipe}
-    result = {name: array for name, array in tensors.items() if name not in taken}
-    scales: dict[str, Array] = {}
-    for step in recipe:
-        values = np.asarray(tensors[step.tensor], np.float32)
-        if step.kernel:
-            if step.kernel not in scales:
-                raise UsageError(f"int8 bias {step.tensor!r} comes before kernel {step.kernel!r}")
-            scale = scales[step.kernel] * np.float32(step.input_scale)
-            whole = np.clip(np.rint(values / scale.astype(np.float64)), -(2**31), 2**31 - 1)
-            result[step.quantised] = whole.astype(np.int32)
-        else:
-            others = tuple(axis for axis in range(values.ndim) if axis != step.axis)
-            top = np.abs(values).max(axis=others)
-            scale = np.where(top > 0, top / np.float32(127), np.float32(1)).astype(np.float32)
-            shape = [1] * values.ndim
-            shape[step.axis] = -1
-            result[step.quantised] = np.rint(values / scale.reshape(shape)).astype(np.int8)
-            scales[step.tensor] = scale
-        result[step.scale] = scale
-    return result

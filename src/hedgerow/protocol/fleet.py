@@ -24,7 +24,7 @@ class RoundRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """
 
     cohort: Annotated[int, msgspec.Meta(ge=1)] = 10
-    quorum: Annotated[int, msgspec.Meta(ge=1)] = 8
+    quorum: Annotated[int, msgspec.Meta(ge=1)] = 2
     devices_min: Annotated[int, msgspec.Meta(ge=0)] = 0
     over_selection: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
     deadline_seconds: Annotated[float, msgspec.Meta(gt=0, le=1e7)] = 600.0

@@ -60,6 +60,8 @@ class FleetView(msgspec.Struct, kw_only=True):
     model_version: int = 0
     model_hash: str = ""
     parameters: int = 0
+    devices_wanted: int = 1
+    """A round opens when so many devices are there."""
     devices: list[DeviceView] = []
     rounds: list[RoundView] = []
     outcomes: dict[str, int] = {}

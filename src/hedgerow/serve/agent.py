@@ -160,23 +160,27 @@ class DeviceAgent:
     # Sense, infer, decide -------------------------------------------------------------------------
 
     async def _sense(self) -> None:
-        """Play what was held out, for ever, through the pipeline."""
+        """Play what was held out, for ever, through the pipeline of whatever bundle is in use."""
         if not self._recordings:
             await asyncio.Event().wait()
-        schema = self.bundle.manifest.input
-        sensor = ReplaySensor(
-            data.split_in_time(self._recordings, TRAIN_SHARE)[1],
-            schema.rate_hz,
-            clock.monotonic,
-            asyncio.sleep,
-            block=schema.hop,
-            speed=self.settings.sensor.speed,
-            loop=True,
-        )
-        async for block in sensor.blocks():
-            decision = self.pipeline.push(block.samples, block.time_seconds)
-            if decision is not None:
-                self.decision = decision
+        recordings = data.split_in_time(self._recordings, TRAIN_SHARE)[1]
+        while True:
+            bundle = self.bundle
+            sensor = ReplaySensor(
+                recordings,
+                bundle.manifest.input.rate_hz,
+                clock.monotonic,
+                asyncio.sleep,
+                block=bundle.manifest.input.hop,
+                speed=self.settings.sensor.speed,
+                loop=True,
+            )
+            async for block in sensor.blocks():
+                if self.bundle is not bundle:
+                    break
+                self.decision = (
+                    self.pipeline.push(block.samples, block.time_seconds) or self.decision
+                )
 
     # Learn and share ------------------------------------------------------------------------------
 
@@ -194,6 +198,7 @@ class DeviceAgent:
             check_in_seconds=self.settings.check_in_seconds,
             personalise_after_seconds=self.settings.personalise_after_seconds,
             samples=len(self.train_set.y),
+            personalise_due=self.model.version > 0 and self.settings.personalise_after_seconds > 0,
         )
         hooks = Hooks(installed=self._installed, personalised=self._personalised, told=self._told)
         shell = DeviceShell(
@@ -260,6 +265,8 @@ class DeviceAgent:
         with self.store.transaction():
             self.store.put_blob(content)
             self.store.set_fact(FACT_BUNDLE, enrolment.bundle.encode())
+            for fact in (FACT_MODEL, FACT_PRIVATE):  # those of the bundle before
+                self.store.set_fact(fact, None)
         self._use_bundle(bundle)
 
     def _link(

@@ -75,6 +75,8 @@ class CoordinatorShell:
         self._identity = identity
         self._enroller = enroller
         self._told = told
+        self._bundle_bytes = bundle.to_bytes()
+        self.bundle_hash = bundle.hash
         self._size = bundle.manifest.layout.shared_size
         self._link: CoordinatorLink
         self._consumed = 0
@@ -94,7 +96,7 @@ class CoordinatorShell:
         """Connect, offer bundle and model, replay the journal of an open round, begin."""
         self._link = link
         await link.connect()
-        self.bundle_hash = await link.put_blob(self.bundle.to_bytes())
+        await link.put_blob(self._bundle_bytes)
         await link.put_blob(to_bytes(self.weights))
         last = await link.last_sequence()
         first = last + 1 if self._first_sequence is None else self._first_sequence
@@ -314,7 +316,7 @@ class CoordinatorShell:
             fleet=self.settings.fleet,
             credential=credential,
             bundle=self.bundle_hash,
-            bundle_bytes=len(self.bundle.to_bytes()),
+            bundle_bytes=len(self._bundle_bytes),
         )
         await self._answer(device, answer)
 

@@ -79,6 +79,7 @@ class FleetRecorder:
             model_version=state.model.version,
             model_hash=state.model.hash,
             parameters=state.parameters,
+            devices_wanted=max(state.rules.quorum, state.rules.devices_min),
             devices=devices,
             rounds=list(self._rounds),
             outcomes=dict(state.outcomes),

@@ -89,7 +89,9 @@ export function state(view) {
     case "resting":
       return "Resting: the new model is on its way to every device.";
     case "idle":
-      return here === 0 ? "Waiting for devices." : `Waiting to start; ${here} of ${all} here.`;
+      return here < view.devices_wanted
+        ? `Waiting for devices: ${here} of the ${view.devices_wanted} a round needs.`
+        : `Waiting to start; ${here} of ${all} here.`;
     case "replaying":
       return "Restarted: picking up where it left off.";
     default:

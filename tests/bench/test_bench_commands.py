@@ -1,0 +1,54 @@
+"""What `hedgerow bench … --json` prints, and that nothing of it stays."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from hedgerow.serve.apps import app_bundle
+from tests.bench.processes import Command
+
+
+def printed(home: Path, *arguments: str) -> dict[str, Any]:
+    with Command(home, "bench", *arguments, "--json") as command:
+        done = command.done(90)
+        assert done.code == 0, done.err
+        assert command.left_behind() == []
+        assert command.files_left() == []
+    assert len(done.out.splitlines()) == 1
+    found: dict[str, Any] = json.loads(done.out)
+    return found
+
+
+def test_bench_round_prints_its_object_and_leaves_nothing(tmp_path: Path) -> None:
+    found = printed(tmp_path, "round", "--devices", "3", "--rounds", "3")
+    assert found["devices"] == found["processes"] == found["rounds"] == 3
+    assert found["parameters"] == app_bundle("watch").manifest.layout.shared_size
+    assert found["update_bytes"] == 4 * found["parameters"]
+    assert 0 < found["round_seconds_median"] <= found["round_seconds_worst"]
+
+
+def test_bench_inference_prints_its_object(tmp_path: Path) -> None:
+    found = printed(tmp_path, "inference", "--windows", "200")
+    assert {"bare_p50_us", "p50_us", "p99_us", "ratio"} <= set(found)
+    assert found["windows"] == 200
+    assert 0 < found["bare_p50_us"]
+    assert 0 < found["p50_us"] <= found["p99_us"]
+    assert abs(found["ratio"] - found["p50_us"] / found["bare_p50_us"]) < 0.02
+
+
+def test_bench_round_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
+    with Command(tmp_path, "bench", "round", "--devices", "3", "--rounds", "1000") as command:
+        command.wait_for("1000 rounds", 30)
+        wait_for_hosts(command)
+        command.interrupt()
+        assert command.done(30).code == 130
+        assert command.left_behind() == []
+        assert command.files_left() == []
+
+
+def wait_for_hosts(command: Command) -> None:
+    deadline = time.monotonic() + 60
+    while sum("bench.round" in line for line in command.left_behind()) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
