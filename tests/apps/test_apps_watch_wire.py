@@ -6,6 +6,9 @@ last byte, and everything recorded is searched for the samples that lie on the d
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -43,9 +46,12 @@ from tests.serve.hosting import until
 
 FLEET = "watches"
 WEARERS = (3, 8)
+NAMES = {f"watch {wearer}" for wearer in WEARERS}
 ROUNDS = 3
 RUN = 8
 """So many samples of one channel in a row, in any encoding, must not appear."""
+FIGURES = {"bytes_up", "bytes_down", "bytes_kept", "accuracy", "accuracy_personalised"}
+"""What a report may tell beside the decision: a new name here is a new thing that leaves."""
 BUNDLE = app_bundle("watch")
 P = BUNDLE.manifest.layout.shared_size
 
@@ -63,14 +69,10 @@ class Recorder:
         self.up.append(there)
         self.down.append(back)
         from_server, to_server = await asyncio.open_connection("127.0.0.1", self.port)
-        await asyncio.gather(
-            _carry(reader, to_server, there), _carry(from_server, writer, back)
-        )
+        await asyncio.gather(_carry(reader, to_server, there), _carry(from_server, writer, back))
 
 
-async def _carry(
-    source: asyncio.StreamReader, sink: asyncio.StreamWriter, seen: bytearray
-) -> None:
+async def _carry(source: asyncio.StreamReader, sink: asyncio.StreamWriter, seen: bytearray) -> None:
     try:
         while chunk := await source.read(65_536):
             seen += chunk
@@ -112,7 +114,7 @@ def published(stream: bytes) -> Iterator[Published]:
         words = rest.decode("ascii").split()
         at = end + 2
         match verb, len(words):
-            case (b"PING" | b"PONG"), 0:
+            case ((b"PING" | b"PONG"), 0):
                 pass
             case b"CONNECT", _:
                 _check_greeting(rest)
@@ -121,7 +123,7 @@ def published(stream: bytes) -> Iterator[Published]:
                 assert words[1].isdigit()
             case b"UNSUB", (1 | 2):
                 assert all(word.isdigit() for word in words)
-            case (b"PUB" | b"HPUB"), _:
+            case ((b"PUB" | b"HPUB"), _):
                 sizes = [int(word) for word in words if word.isdigit()]
                 assert len(sizes) == (1 if verb == b"PUB" else 2)
                 head, total = (0, *sizes)[-2:]
@@ -154,14 +156,18 @@ def check(message: FromDevice) -> None:
             assert len(message.payload) == 4 * P
             assert set(message.metrics) == {"loss", "steps"}
         case Report():
+            assert FIGURES.issuperset(message.metrics)
             assert len(message.metrics) <= 64
-            assert len(message.label) <= 64
+            assert message.label in {"", "uncertain", *BUNDLE.manifest.output.labels}
             assert len(message.reason) <= 200
+            assert message.reason.isprintable()
             assert all(isinstance(value, float) for value in message.metrics.values())
         case CheckIn():
             assert len(message.pending) <= 64
-            assert len(message.name) <= 200
-        case Accept() | Decline() | Enrol():
+            assert message.name in NAMES
+        case Enrol():
+            assert message.name in NAMES
+        case Accept() | Decline():
             assert len(msgspec.msgpack.encode(message)) < 300
 
 
@@ -190,7 +196,8 @@ def explained(found: Published, device: str) -> str:
         kind_of(message), "note"
     )
     names = {line.partition(b":")[0] for line in found.headers.split(b"\r\n")[1:] if line}
-    assert names == ({b"Nats-Msg-Id", b"Nats-Expected-Stream"} if isinstance(message, Update) else set())
+    ours = {b"Nats-Msg-Id", b"Nats-Expected-Stream"} if isinstance(message, Update) else set()
+    assert names == ours
     assert len(found.headers) < 300
     return kind_of(message)
 
@@ -295,9 +302,9 @@ def test_only_updates_figures_and_decisions_leave_a_watch(tmp_path: Path) -> Non
     assert leaks(b"".join(map(bytes, recorder.up)), everything, schema) == []
     for watch in watches:
         for window in (*watch.train_set.x, *watch.holdout.x):
-            for stream in (*recorder.up, *recorder.down):
-                assert window.tobytes() not in stream
-                assert window.T.tobytes() not in stream
+            for seen in (*recorder.up, *recorder.down):
+                assert window.tobytes() not in seen
+                assert window.T.tobytes() not in seen
     sent = sum(map(len, recorder.up))
     assert 4 * P * ROUNDS * len(WEARERS) < sent < 4 * P * ROUNDS * len(WEARERS) * 1.5 + 100_000
 
@@ -307,3 +314,21 @@ def device_of(stream: bytes, devices: list[str]) -> str:
     named = [device for device in devices if device.encode() in stream]
     assert len(named) == 1
     return named[0]
+
+
+def test_the_inference_engine_keeps_no_diary_of_its_own(tmp_path: Path) -> None:
+    """ONNX Runtime's telemetry writes a session file and a queue before it sends: neither is made.
+
+    Its wheels have it switched on; `hedgerow` switches it off before the engine is loaded.
+    """
+    environment = {name: os.environ[name] for name in os.environ if "TELEMETRY" not in name}
+    environment |= {"TMPDIR": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    program = (
+        "import numpy, hedgerow.serve.apps as apps, hedgerow.model.predictor as predictor\n"
+        "predict = predictor.Predictor(apps.app_bundle('watch'))\n"
+        "print(predict(numpy.zeros((1, 6, 100), numpy.float32)).shape)"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout == "(1, 7)\n"
+    assert list(tmp_path.rglob("*")) == []

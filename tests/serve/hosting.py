@@ -68,7 +68,7 @@ class Role:
         """Start it, and wait until it said `ready` on one of its outputs."""
         with self._log.open("wb") as sink:
             command = [sys.executable, "-m", *self._arguments]
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: ASYNC220
                 command, stdout=sink, stderr=sink, cwd=ROOT, env=self._environment
             )
         await until(lambda: ready in self.said or self.code is not None)

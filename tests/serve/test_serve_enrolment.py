@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from hedgerow.core.errors import UsageError
-from hedgerow.io.authority import Enroller
+from hedgerow.io import clock
+from hedgerow.io.authority import Authority, Credentials, Enroller
 from hedgerow.io.keys import Identity
-from hedgerow.io.links import LinkDown
+from hedgerow.io.links import ByteMeter, LinkDown
 from hedgerow.io.nats_link import NatsCoordinatorLink, NatsJoinLink
+from hedgerow.io.nats_server import EmbeddedServer
 from hedgerow.protocol.fleet import RoundRules
 from hedgerow.serve.fleet import Fleet, running_fleet
 from hedgerow.serve.joining import JoinFile
@@ -111,9 +114,7 @@ def test_a_full_fleet_says_so_and_keeps_who_is_in(tmp_path: Path) -> None:
     asyncio.run(body())
 
 
-def test_a_lost_answer_is_asked_for_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lost_answer_is_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = NatsCoordinatorLink.answer_enrolment
     lost: list[str] = []
 
@@ -197,9 +198,66 @@ def test_a_device_key_signs_for_itself_alone(tmp_path: Path) -> None:
     asyncio.run(body())
 
 
-def host_credentials(join: JoinFile) -> Any:
-    from hedgerow.io.authority import Credentials
+def test_who_speaks_while_the_coordinator_starts_is_heard_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its subscriptions are in place before its models are stored: it must take no harm."""
+    put_blob = NatsCoordinatorLink.put_blob
 
+    async def body() -> None:
+        settings = settings_of(tmp_path / "one", cohort=2)
+        async with running_fleet(settings) as fleet:
+            join = JoinFile.load(fleet.join_path)
+            known, new = (Host(name, join, tmp_path) for name in ("ash", "birch"))
+            async with running(known):
+                await until(lambda: known.version == 1)
+        port = NatsSettings(port=int(fleet.url.rpartition(":")[2]))
+        rules = msgspec.structs.replace(settings.rounds, quorum=2, rounds=2)
+        settings = msgspec.structs.replace(settings, nats=port, rounds=rules)
+
+        async def slow(self: NatsCoordinatorLink, content: bytes) -> str:
+            await until(lambda: known.meter.messages_up["note"] > spoken)
+            await until(lambda: new.meter.messages_up["join"] > 0)
+            return await put_blob(self, content)
+
+        monkeypatch.setattr(NatsCoordinatorLink, "put_blob", slow)
+        spoken = known.meter.messages_up["note"]
+        async with asyncio.TaskGroup() as devices:
+            for host in (known, new):
+                devices.create_task(host.start())
+            async with running_fleet(settings) as fleet:
+                await until(lambda: fleet.shell.state.rounds_done == 2)
+                assert fleet.shell.state.outcomes == {"counted": 2}
+                for host in (known, new):
+                    await host.stop()
+
+    asyncio.run(body())
+
+
+def test_an_attempt_to_enrol_ends_when_its_time_is_up(tmp_path: Path) -> None:
+    """Whatever step of connecting it is at: many at once, each given up at its own moment."""
+    rng = np.random.default_rng(7)
+
+    async def attempts(url: str, credentials: Credentials) -> int:
+        ended = 0
+        for seconds_max in rng.uniform(0, 0.5, 8):
+            link = NatsJoinLink(url, FLEET, credentials, ByteMeter())
+            with pytest.raises(LinkDown, match="no answer to the enrolment"):
+                await link.enrol(b"x", Identity.create().public, float(seconds_max))
+            ended += 1
+        return ended
+
+    async def body() -> None:
+        authority = Authority.load_or_create(tmp_path / "authority", FLEET, clock.now())
+        with EmbeddedServer(tmp_path / "server", authority) as server:
+            async with asyncio.timeout(60):
+                work = [attempts(server.url, authority.join_credentials) for _ in range(40)]
+                assert await asyncio.gather(*work) == [8] * 40
+
+    asyncio.run(body())
+
+
+def host_credentials(join: JoinFile) -> Credentials:
     return Credentials(join.jwt, Identity(join.seed))
 
 

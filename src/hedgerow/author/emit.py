@@ -30,6 +30,7 @@ Dims = tuple[Any, ...]
 class Value:
     """A tensor in the graph. `clients`: it has the leading K. `dims` leaves K out and says what is
     really there; where that is 1 and `shape` is more, the tensor only stands for a larger one.
+    `order` says which of `dims` lies where in memory, so that a permutation moves nothing.
     """
 
     name: str
@@ -38,6 +39,8 @@ class Value:
     clients: bool
     array: NDArray[Any] | None = None
     """The value itself, where it is constant."""
+    order: tuple[int, ...] | None = None
+    """The dimension stored at each place; None is as they are counted."""
 
 
 class Emitter:
@@ -49,15 +52,21 @@ class Emitter:
         self.initializers: list[onnx.TensorProto] = []
         self.sizes: dict[str, str] = {}
         self._count = 0
+        self._views: dict[str, tuple[str, Dims]] = {}
+        self._made: dict[tuple[str, tuple[str, ...], str], list[str]] = {}
 
     def op(self, kind: str, *inputs: str, outputs: int = 1, **attributes: Any) -> list[str]:
-        """Add a node; the names of its outputs."""
+        """Add a node, unless there is the same already; the names of its outputs."""
+        key = (kind, inputs, repr(sorted(attributes.items())))
+        if key in self._made:
+            return self._made[key]
         names = [
             f"{kind}_{self._count}_{i}" if outputs > 1 else f"{kind}_{self._count}"
             for i in range(outputs)
         ]
         self._count += 1
         self.nodes.append(helper.make_node(kind, list(inputs), names, **attributes))
+        self._made[key] = names
         return names
 
     def constant(self, array: NDArray[Any] | Sequence[int] | int) -> str:
@@ -75,7 +84,8 @@ class Emitter:
         return Value(self.constant(array), array.shape, array.shape, False, array)
 
     def whole(self, value: Value) -> Value:
-        """The value with its expansion carried out."""
+        """The value with its permutation and expansion carried out."""
+        value = self.ordered(value, None)
         if value.dims == value.shape:
             return value
         parts = [self._size(dim) for dim in value.shape]
@@ -84,6 +94,21 @@ class Emitter:
         (target,) = self.op("Concat", *parts, axis=0)
         (name,) = self.op("Expand", value.name, target)
         return replace(value, name=name, dims=value.shape, array=None)
+
+    def ordered(self, value: Value, order: tuple[int, ...] | None) -> Value:
+        """The value with its dimensions stored in `order`."""
+        if value.order == order:
+            return value
+        counted = tuple(range(len(value.dims)))
+        source, target = value.order or counted, order or counted
+        now, sizes = (tuple(value.dims[dim] for dim in dims) for dims in (source, target))
+        if _moving(value.dims, source) == _moving(value.dims, target):
+            name = self._view(value.name, value.clients, sizes, now)
+        else:
+            lead = [0] if value.clients else []
+            perm = lead + [source.index(dim) + value.clients for dim in target]
+            (name,) = self.op("Transpose", value.name, perm=perm)
+        return replace(value, name=name, order=order)
 
     def _size(self, dim: Any) -> str:
         if isinstance(dim, int):
@@ -94,29 +119,32 @@ class Emitter:
 
     def reshape(self, value: Value, shape: Dims) -> Value:
         """The value in another shape of as many elements."""
-        value = self.whole(value)
-        if value.dims == shape:
-            return value
-        numbers = [0] if value.clients else []
-        for index, dim in enumerate(shape):
-            if isinstance(dim, int):
-                numbers.append(dim)
-            else:
-                same = index < len(value.dims) and value.dims[index] == dim
-                numbers.append(0 if same else -1)
-        if numbers.count(-1) > 1:
-            raise UsageError(f"reshaping {value.dims} to {shape} leaves two sizes open")
-        (name,) = self.op("Reshape", value.name, self.constant(numbers))
-        return Value(name, shape, shape, value.clients)
+        return self._shaped(self.whole(value), shape, shape)
 
     def unsqueeze(self, value: Value, axes: Sequence[int], shape: Dims) -> Value:
         """Dimensions of size 1 put in at `axes` of the result, K not counted."""
+        value = self.ordered(value, None)
         dims = list(value.dims)
         for axis in sorted(axes):
             dims.insert(axis, 1)
-        shifted = [axis + value.clients for axis in axes]
-        (name,) = self.op("Unsqueeze", value.name, self.constant(shifted))
-        return Value(name, tuple(dims), shape, value.clients)
+        return self._shaped(value, tuple(dims), shape)
+
+    def _shaped(self, value: Value, dims: Dims, shape: Dims) -> Value:
+        name = self._view(value.name, value.clients, dims, value.dims)
+        return Value(name, dims, shape, value.clients)
+
+    def _view(self, name: str, clients: bool, sizes: Dims, now: Dims) -> str:
+        """What lies at `name` in sizes `now`, seen in other sizes. A view of a view is one view."""
+        name, now = self._views.get(name, (name, now))
+        if now == sizes:
+            return name
+        numbers = [dim if isinstance(dim, int) else -1 for dim in sizes]
+        if numbers.count(-1) > 1:
+            raise UsageError(f"reshaping {now} to {sizes} leaves two sizes open")
+        lead = [0] if clients else []
+        (seen,) = self.op("Reshape", name, self.constant(lead + numbers))
+        self._views[seen] = name, now
+        return seen
 
     def ranked(self, value: Value, rank: int) -> Value:
         """With K kept in front, enough sizes of 1 behind it to reach `rank`."""
@@ -135,8 +163,39 @@ class Emitter:
             for back in range(1, len(value.dims) + 1):
                 if value.dims[-back] != 1:
                     dims[-back] = value.dims[-back]
+        order = self._common(ranked, dims)
+        ranked = [self._beside(value, order) for value in ranked]
         (name,) = self.op(kind, *(value.name for value in ranked), **attributes)
-        return Value(name, tuple(dims), shape, any(value.clients for value in values))
+        clients = any(value.clients for value in values)
+        return Value(name, tuple(dims), shape, clients, order=order)
+
+    def _common(self, values: list[Value], dims: list[Any]) -> tuple[int, ...] | None:
+        """The order in memory that an elementwise node over `values` does best in."""
+        counted = tuple(range(len(dims)))
+        known = [value for value in values if value.order is not None]
+        moved = {v.order for v in known if _moving(v.dims, v.order) != _moving(v.dims, counted)}
+        if len(moved) > 1:
+            return None
+        orders = [*moved, *(value.order for value in known if dims[value.order[-1]] != 1)]
+        if orders:
+            return orders[0]
+        large = [dim for dim in counted if dims[dim] != 1]
+        if len(large) < 2 or dims[-1] != 1:
+            return None
+        # ONNX Runtime takes elements one by one where the last dimension has size 1.
+        return (*(dim for dim in counted if dim != large[-1]), large[-1])
+
+    def _beside(self, value: Value, order: tuple[int, ...] | None) -> Value:
+        """Stored in `order`, as an operand of lower rank may be only once it has that rank."""
+        if order is not None and 0 < len(value.dims) < len(order):
+            missing = len(order) - len(value.dims)
+            value = self.unsqueeze(value, range(missing), (1,) * missing + value.shape)
+        return self.ordered(value, order) if value.dims else value
+
+
+def _moving(dims: Dims, order: Sequence[int]) -> list[int]:
+    """The dimensions larger than 1 as they lie in memory: only their order is one."""
+    return [dim for dim in order if dims[dim] != 1]
 
 
 Rule = Callable[[Emitter, torch.fx.Node, list[Any], dict[str, Any], Dims], Any]
@@ -178,7 +237,7 @@ def emit(
             raise UsageError(f"{name} does not depend on the client's weights")
         emitter.nodes.append(helper.make_node("Identity", [emitter.whole(result).name], [name]))
     graph = helper.make_graph(
-        emitter.nodes,
+        _needed(emitter.nodes, {name for name, _ in outputs}),
         "train",
         [helper.make_tensor_value_info(name, kind, list(shape)) for name, kind, shape in inputs],
         [helper.make_tensor_value_info(n, TensorProto.FLOAT, list(shape)) for n, shape in outputs],
@@ -193,6 +252,16 @@ def emit(
     onnx.checker.check_model(model)
     data: bytes = model.SerializeToString()
     return data
+
+
+def _needed(nodes: list[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]:
+    """The nodes that something is made of, in their order."""
+    kept = []
+    for node in reversed(nodes):
+        if not wanted.isdisjoint(node.output):
+            wanted |= set(node.input)
+            kept.append(node)
+    return kept[::-1]
 
 
 def shape_of(node: torch.fx.Node) -> Dims:

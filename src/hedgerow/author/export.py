@@ -46,6 +46,7 @@ def export(spec: Spec) -> Bundle:
         with_values(infer, layout, weights), layout, samples[:1]
     )
     given = {name for step in quantised for name in (step.quantised, step.scale)}
+    given |= {step.zero_point for step in quantised if step.zero_point}
     given |= {name for step in activations for name in (step.scale, step.zero_point)}
     offsets = _offsets(pack_weights(layout, weights))
     files = {

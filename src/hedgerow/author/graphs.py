@@ -171,7 +171,7 @@ def _threshold_backward(gradient: Tensor, result: Tensor, threshold: float) -> T
     """ReLU's derivative by a product: ONNX Runtime chooses between two tensors far slower."""
     if threshold != 0:
         return torch.where(result <= threshold, 0.0, gradient)
-    return gradient * torch.sign(result)
+    return gradient * (result > 0).to(gradient.dtype)
 
 
 def _slice_backward(

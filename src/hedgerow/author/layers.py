@@ -98,6 +98,54 @@ def _pads(padding: str | _Ints, kernel: list[int], dilation: list[int]) -> list[
     return [amount for side in reversed(sides) for amount in side]
 
 
+class _SideBySide(torch.autograd.Function):
+    """What a kernel sees at each of its places along the last dimension but one, as channels.
+
+    Positions and channels lie one after another in memory, so `stride` positions are one longer
+    position, and few large pieces are moved where taking each tap alone moves many small ones.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, kernel: int, stride: int, before: int, after: int) -> Tensor:
+        """`[…, L, C]`, padded by `before` and `after` → `[…, L', kernel · C]`."""
+        length, channels = x.shape[-2:]
+        out, widths = _pieces(length + before + after, channels, kernel, stride)
+        blocks = out + len(widths) - 1
+        x = F.pad(x, [0, 0, before, blocks * stride - length - before])
+        x = x.reshape(*x.shape[:-2], blocks, stride * channels)
+        taps = [x.narrow(-1, 0, width).narrow(-2, at, out) for at, width in enumerate(widths)]
+        return torch.cat(taps, -1) if len(taps) > 1 else taps[0].clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """What the derivative needs."""
+        x, ctx.kernel, ctx.stride, ctx.before, ctx.after = inputs
+        ctx.size = x.shape[-2:]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Of x: each piece goes back to where it came from."""
+        length, channels = ctx.size
+        total = length + ctx.before + ctx.after
+        out, widths = _pieces(total, channels, ctx.kernel, ctx.stride)
+        last, wide = len(widths) - 1, ctx.stride * channels
+        parts = [
+            F.pad(part, [0, wide - width, at, last - at])
+            for at, (part, width) in enumerate(zip(gradient.split(widths, -1), widths, strict=True))
+        ]
+        joined = functools.reduce(torch.add, parts)
+        joined = joined.reshape(*joined.shape[:-2], (out + last) * ctx.stride, channels)
+        after = length + ctx.before - joined.shape[-2]
+        return F.pad(joined, [0, 0, -ctx.before, after]), None, None, None, None
+
+
+def _pieces(length: int, channels: int, kernel: int, stride: int) -> tuple[int, list[int]]:
+    """Places of the kernel, and how many of `stride · channels` each of its pieces takes."""
+    starts = range(0, kernel, stride)
+    widths = [min(stride, kernel - start) * channels for start in starts]
+    return (length - kernel) // stride + 1, widths
+
+
 def _convolution(
     dims: int,
     x: Tensor,
@@ -108,25 +156,36 @@ def _convolution(
     dilation: _Ints = 1,
     groups: int = 1,
 ) -> Tensor:
-    """`x [B, C, *L]`, `weight [O, C/groups, *kernel]` → `[B, O, *L']`."""
+    """`x [B, C, *L]`, `weight [O, C/groups, *kernel]` → `[B, O, *L']`, in memory channels last."""
     kernel = [int(size) for size in weight.shape[2:]]
     strides, dilations = _many(stride, dims), _many(dilation, dims)
     pads = _pads(padding, kernel, dilations)
-    x = x.transpose(0, 1)  # channels first, so that one product covers the whole batch
-    if any(pads):
-        x = F.pad(x, pads)
-    taps = _patches(x, kernel, strides, dilations)
-    columns = torch.stack(taps, 1) if len(taps) > 1 else taps[0].unsqueeze(1)
-    batch_and_space = columns.shape[2:]
-    if groups == 1:
-        out = weight.flatten(1) @ columns.reshape(weight[0].numel(), -1)
+    columns = x.movedim(1, -1)
+    if dilations[-1] == 1:
+        step = kernel[-1], strides[-1], *pads[:2]
+        columns = _SideBySide.apply(columns, *step)  # type: ignore[no-untyped-call]
+        pads, left = [0, 0, *pads[2:]], dims - 1
     else:
-        parts = columns.reshape(groups, weight[0].numel(), -1)
-        kernels = weight.reshape(groups, len(weight) // groups, -1)
-        out = (kernels @ parts).reshape(len(weight), -1)
+        left = dims
+    if any(pads):
+        columns = F.pad(columns, [0, 0, *pads])
+    for index in reversed(range(left)):
+        taps = _taps(columns, index - dims - 1, kernel[index], strides[index], dilations[index])
+        columns = torch.cat(taps, -1)
+    places, outputs = math.prod(kernel), len(weight)
+    kernels = weight.movedim(1, -1)
+    rows = columns.shape[:-1]
+    if groups == 1:
+        out = columns.reshape(-1, columns.shape[-1]) @ kernels.flatten(1).T
+    else:
+        parts = columns.reshape(-1, places, groups, weight.shape[1]).permute(2, 0, 1, 3)
+        each = kernels.reshape(groups, outputs // groups, -1).transpose(1, 2)
+        out = parts.reshape(groups, -1, places * weight.shape[1]) @ each
+        out = out.transpose(0, 1).reshape(-1, outputs)
+    out = out.reshape(*rows, outputs)
     if bias is not None:
-        out = out + bias.unsqueeze(-1)
-    return out.reshape(len(weight), *batch_and_space).transpose(0, 1)
+        out = out + bias
+    return out.movedim(-1, 1)
 
 
 def _max_pool(
@@ -247,16 +306,58 @@ def _group_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    channels, space = x.shape[1], math.prod(x.shape[2:])
-    spread = x.reshape(x.shape[0], num_groups, channels // num_groups * space)
-    centred = spread - spread.mean(-1, keepdim=True)
-    normal = centred * torch.rsqrt((centred * centred).mean(-1, keepdim=True) + eps)
-    out = normal.reshape(x.shape[0], channels, space)
-    if weight is not None:
-        out = out * weight.unsqueeze(-1)
-    if bias is not None:
-        out = out + bias.unsqueeze(-1)
-    return out.reshape(x.shape)
+    channels = x.shape[1]
+    weight = torch.ones(channels) if weight is None else weight
+    bias = torch.zeros(channels) if bias is None else bias
+    spread = x.unsqueeze(-1) if x.dim() == 2 else x
+    space = spread.dim() - 2
+    scales = [tensor.reshape(-1, *[1] * space) for tensor in (weight, bias)]
+    if num_groups > 1:  # one group needs no reshaping, which would cost a copy
+        spread = spread.unflatten(1, (num_groups, -1))
+        scales = [tensor.unflatten(0, (num_groups, -1)) for tensor in scales]
+    out: Tensor = _Normal.apply(spread, *scales, space, eps)[0]  # type: ignore[no-untyped-call]
+    return out.reshape(x.shape) if out.shape != x.shape else out
+
+
+class _Normal(torch.autograd.Function):
+    """Group norm and its derivative with as few passes over the data as it takes.
+
+    `x [B, (G,) C, *space]`, `weight` and `bias` `[(G,) C, *1]`. Sums over space serve the gradients
+    of weight and bias and, summed on over channels, that of the input.
+    """
+
+    @staticmethod
+    def forward(
+        x: Tensor, weight: Tensor, bias: Tensor, space: int, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The result, and for the derivative what is normal and the reciprocal deviation."""
+        dims = tuple(range(-space - 1, 0))
+        centred = x - x.mean(dims, keepdim=True)
+        factor = torch.rsqrt((centred * centred).mean(dims, keepdim=True) + eps)
+        normal = centred * factor
+        return normal * weight + bias, normal, factor
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """What the derivative needs."""
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(inputs[1], *output[1:])
+        ctx.space = inputs[3]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        """Of x, weight and bias."""
+        weight, normal, factor = ctx.saved_tensors
+        over_space = tuple(range(-ctx.space, 0))
+        sums = gradient.sum(over_space, keepdim=True)
+        products = (gradient * normal).sum(over_space, keepdim=True)
+        count = math.prod(normal.shape[-ctx.space - 1 :])
+        level, slope = (
+            (part * weight).sum(-ctx.space - 1, keepdim=True) * (factor / count)
+            for part in (sums, products)
+        )
+        by_input = gradient * (weight * factor) - (normal * slope + level)
+        return by_input, products.sum(0), sums.sum(0), None, None
 
 
 def _layer_norm(

@@ -46,7 +46,8 @@ def quantised_graph(
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=_OPERATORS,
                 per_channel=True,
-                activation_type=QuantType.QInt8,
+                # Signed activations are not fused into integer convolutions on x86.
+                activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 calibrate_method=CalibrationMethod.MinMax,
                 extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
@@ -100,13 +101,14 @@ def _recipe(model: onnx.ModelProto, layout: Layout) -> tuple[QuantisedTensor, ..
             continue
         axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
         kernel_scale, input_scale = biases.get(quantised, ("", ""))
-        plain = not constants[scale].dims or quantised in biases
+        whole = not constants[scale].dims and quantised not in biases
         steps.append(
             QuantisedTensor(
                 tensor=name,
                 quantised=quantised,
                 scale=scale,
-                axis=None if plain else axis,
+                axis=axis,
+                zero_point=node.input[2] if whole else "",
                 kernel_scale=kernel_scale,
                 input_scale=input_scale,
             )

@@ -22,6 +22,7 @@ def command(
     rounds: int | None,
 ) -> None:
     """Run the coordinator of a fleet."""
+    from hedgerow.cli.fleet_live import show
     from hedgerow.serve.fleet import running_fleet
     from hedgerow.serve.settings import CoordinatorSettings, environment, load_settings
     from hedgerow.web.dashboard import fleet_app, serve_dashboard
@@ -41,6 +42,8 @@ def command(
                     )
                 )
                 click.echo(f"page: {page}")
+            picture = asyncio.create_task(show(fleet_.view, plain=verbose))
+            stack.callback(picture.cancel)
             await fleet_.run(stop)
 
     run_until_signal(work)

@@ -53,6 +53,8 @@ def command(rounds: int, as_json: bool, keep: bool, port: int | None, verbose: b
 async def _demo(
     home: Path, rounds: int, port: int | None, as_json: bool, keep: bool, stop: asyncio.Event
 ) -> None:
+    from hedgerow.cli.fleet_live import show
+    from hedgerow.io.tasks import end
     from hedgerow.serve.fleet import running_fleet
 
     started = time.monotonic()
@@ -62,12 +64,12 @@ async def _demo(
         page = await stack.enter_async_context(_page(fleet, port))
         click.echo(f"page: {page}", err=True)
         watches = await stack.enter_async_context(_watches(home, fleet.join_path))
-        show = asyncio.create_task(_show(fleet, page, plain=as_json))
+        picture = asyncio.create_task(show(fleet.view, plain=as_json))
         running = asyncio.create_task(fleet.run(stop))
         alone = asyncio.create_task(_baseline("alone", fleet))
         pooled = asyncio.create_task(_baseline("pooled", fleet))
+        finish = asyncio.create_task(_finish(fleet, alone, pooled, watches))
         try:
-            finish = asyncio.create_task(_finish(fleet, alone, pooled, watches))
             ends: set[asyncio.Task[Any]] = {finish, running}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if running.done():  # interrupted, or failed: then this raises why
@@ -77,9 +79,7 @@ async def _demo(
         finally:
             fleet.recorder.finished = True
             await asyncio.sleep(0.3)  # one last picture
-            for task in (show, alone, pooled):
-                task.cancel()
-            await asyncio.gather(show, alone, pooled, return_exceptions=True)
+            await end([picture, finish, alone, pooled])
         view = fleet.view()
         view.seconds = time.monotonic() - started
         _print_result(view, as_json)
@@ -225,28 +225,6 @@ async def _finish(
             )
         )
     recorder.table.sort(key=lambda row: int(row.wearer))
-
-
-async def _show(fleet: "Fleet", page: str, *, plain: bool) -> None:
-    """The live view in a terminal; a line for each round elsewhere."""
-    from rich.console import Console
-    from rich.live import Live
-
-    from hedgerow.cli.fleet_terminal import plain_line, render
-
-    console = Console(stderr=True)
-    if console.is_terminal and not plain:
-        with Live(render(fleet.view()), console=console, auto_refresh=False) as live:
-            while True:
-                live.update(render(fleet.view()), refresh=True)
-                await asyncio.sleep(0.25)
-    shown = 0
-    while True:
-        view = fleet.view()
-        if len(view.rounds) > shown:
-            shown = len(view.rounds)
-            console.print(plain_line(view), soft_wrap=True)
-        await asyncio.sleep(0.25)
 
 
 def _print_result(view: "FleetView", as_json: bool) -> None:

@@ -48,15 +48,16 @@ class QuantisedTensor(msgspec.Struct, frozen=True, kw_only=True):
     """How one float32 tensor of the layout enters `infer.int8.onnx`.
 
     The graph takes `quantised = round(tensor / scale)` under the names given here. A kernel has
-    `axis`, along which each channel gets its own scale, the channel's largest magnitude / 127; with
-    `axis` None the whole tensor has one. A bias names two other scales instead, that of its kernel
-    and that of the activation the kernel meets: its own is their product.
+    `axis`, along which each channel gets its own scale, the channel's largest magnitude / 127. A
+    bias names two other scales instead, that of its kernel and that of the activation the kernel
+    meets: its own is their product. A tensor with `zero_point` is quantised like an activation.
     """
 
     tensor: str
     quantised: str
     scale: str
-    axis: int | None = None
+    axis: int = 0
+    zero_point: str = ""
     kernel_scale: str = ""
     input_scale: str = ""
 

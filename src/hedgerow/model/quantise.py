@@ -85,12 +85,7 @@ def quantise(
     taken = {step.tensor for step in recipe}
     result = {name: array for name, array in tensors.items() if name not in taken}
     for activation, (low, high) in zip(activations, ranges, strict=True):
-        # Zero must be exact: padding is zero, and so is what ReLU cuts off.
-        low, high = min(low, 0.0), max(high, 0.0)
-        scale = np.float32((high - low) / 255) or np.float32(1)
-        point = np.clip(np.rint(-128 - low / scale), -128, 127)
-        result[activation.scale] = np.array(scale, np.float32)
-        result[activation.zero_point] = np.array(point, np.int8)
+        result[activation.scale], result[activation.zero_point] = _grid(low, high)
     for step in recipe:
         values = np.asarray(tensors[step.tensor], np.float32)
         if step.kernel_scale:
@@ -100,11 +95,24 @@ def quantise(
             scale = np.asarray(np.multiply(*factors), np.float32)
             whole = np.clip(np.rint(values / scale.astype(np.float64)), -(2**31), 2**31 - 1)
             result[step.quantised] = whole.astype(np.int32)
-            result[step.scale] = np.broadcast_to(scale, values.shape).copy()
-            continue
-        others = tuple(axis for axis in range(values.ndim) if axis != step.axis)
-        top = np.abs(values).max(axis=others, keepdims=True)
-        spread = np.where(top > 0, top / np.float32(127), np.float32(1)).astype(np.float32)
-        result[step.quantised] = np.rint(values / spread).astype(np.int8)
-        result[step.scale] = spread.reshape(() if step.axis is None else (-1,))
+        elif step.zero_point:
+            scale, point = _grid(float(values.min()), float(values.max()))
+            whole = np.clip(np.rint(values / scale) + point, 0, 255)
+            result[step.quantised] = whole.astype(np.uint8)
+            result[step.zero_point] = point
+        else:
+            others = tuple(axis for axis in range(values.ndim) if axis != step.axis)
+            top = np.abs(values).max(axis=others, keepdims=True)
+            spread = np.where(top > 0, top / np.float32(127), np.float32(1)).astype(np.float32)
+            result[step.quantised] = np.rint(values / spread).astype(np.int8)
+            scale = spread.reshape(-1)
+        result[step.scale] = scale
     return result
+
+
+def _grid(low: float, high: float) -> tuple[Array, NDArray[np.uint8]]:
+    """Scale and zero point, both of shape `[]`, that spread a range over 0 to 255."""
+    # Zero must be exact: padding is zero, and so is what ReLU cuts off.
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = np.array((high - low) / 255 or 1.0, np.float32)
+    return scale, np.array(np.clip(np.rint(-low / scale), 0, 255), np.uint8)

@@ -96,8 +96,8 @@ class CoordinatorShell:
         """Connect, offer bundle and model, replay the journal of an open round, begin."""
         self._link = link
         await link.connect()
-        await link.put_blob(self._bundle_bytes)
-        await link.put_blob(to_bytes(self.weights))
+        await self._put_blob(self._bundle_bytes)
+        await self._put_blob(to_bytes(self.weights))
         last = await link.last_sequence()
         first = last + 1 if self._first_sequence is None else self._first_sequence
         self._consumed = first - 1
@@ -108,8 +108,8 @@ class CoordinatorShell:
             done, _ = await asyncio.wait({replayed}, timeout=REPLAY_SECONDS_MAX)
             if not done:
                 log.warning("the journal ends before update %d; going on with what is there", last)
-        self.handle(fleet.Started())
         self._began = True
+        self.handle(fleet.Started())
 
     async def close(self) -> None:
         """Drop timers, tasks and the link; everything that matters is kept already."""
@@ -158,7 +158,8 @@ class CoordinatorShell:
 
     def on_note(self, device: str, data: bytes) -> None:
         """A note came; the server authenticated `device` as its sender."""
-        self._received(device, data, in_journal=False)
+        if self._began:  # what comes earlier is made good: the roll call asks for it
+            self._received(device, data, in_journal=False)
 
     def on_state(self, up: bool) -> None:
         """The link came up or went down. What devices said in its absence is lost: ask again."""
@@ -168,6 +169,8 @@ class CoordinatorShell:
 
     def on_enrol(self, device: str, data: bytes) -> None:
         """A request for enrolment came. The signature shows that it has the key it names."""
+        if not self._began:
+            return  # it is repeated every second
         try:
             message = codec.open_from_device(data, device, verify)
             if not isinstance(message, Enrol) or message.device != device:
