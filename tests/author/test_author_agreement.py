@@ -1,11 +1,16 @@
 """What is compiled computes what PyTorch computes, for any number of clients and any batch."""
 
+from pathlib import Path
+
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from torch import nn
 
 from hedgerow.author import check
+from hedgerow.author.check import draw
 from hedgerow.core.schema import LocalPlan
 from hedgerow.model.learner import Learner
 from hedgerow.model.predictor import Precision, Predictor
@@ -88,6 +93,38 @@ def test_int8_mostly_chooses_what_float_chooses(compiled: Compiled, name: str) -
     assert bundle.manifest.calibration == "noise"
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_int8_follows_weights_far_from_where_they_began(compiled: Compiled, name: str) -> None:
+    """Every kind of layer, biases that are quantised on their own among them."""
+    spec, bundle = compiled(name)
+    rng = np.random.default_rng(6)
+    x, _ = draw(spec, rng, 1, 200)
+    noise = rng.standard_normal(bundle.weights.shape, np.float32)
+    other = np.float32(2) * bundle.weights + np.float32(0.2) * noise
+    exact = Predictor(bundle, weights=other)(x[0])
+    small = Predictor(bundle, weights=other, precision="int8", calibration=x[0])(x[0])
+    assert np.sqrt(np.mean((small - exact) ** 2)) < 0.15 * exact.std()
+
+
+def test_integers_do_the_work_in_int8(
+    compiled: Compiled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scales come from outside the graph, and are constants to ONNX Runtime all the same."""
+    _, bundle = compiled("conv1d")
+    path = tmp_path / "optimised.onnx"
+
+    class Writing(ort.SessionOptions):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.optimized_model_filepath = str(path)
+
+    monkeypatch.setattr(ort, "SessionOptions", Writing)
+    Predictor(bundle, precision="int8")
+    graph = onnx.load(path, load_external_data=False).graph
+    kinds = {node.op_type for node in graph.node}
+    assert "QLinearConv" in kinds and "Conv" not in kinds
+
+
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 @pytest.mark.parametrize("name", ["conv1d", "conv2d"])
 def test_swapped_weights_are_really_used(
@@ -98,7 +135,7 @@ def test_swapped_weights_are_really_used(
     rng = np.random.default_rng(4)
     x = rng.standard_normal((40, *spec.input.shape), np.float32)
     other = bundle.weights * np.float32(0.7)
-    swapped = Predictor(bundle, precision=precision).with_weights(other)(x)
+    swapped = Predictor(bundle, precision=precision, calibration=x).with_weights(other)(x)
     named = {k: torch.tensor(v) for k, v in spec.layout().unflatten(other).items()}
     wanted = torch.func.functional_call(spec.prepared(), named, (torch.tensor(x),))
     limit = 1e-5 if precision == "float32" else 0.1 * float(wanted.detach().abs().max())

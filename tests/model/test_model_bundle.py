@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hedgerow.core.errors import PeerError, UsageError
-from hedgerow.model.bundle import FORMAT, MANIFEST, TRAIN, WEIGHTS, Bundle
+from hedgerow.model.bundle import FORMAT, MANIFEST, RANGES, TRAIN, WEIGHTS, Bundle
 
 Entries = dict[str, bytes]
 
@@ -69,6 +69,12 @@ def _future(entries: Entries) -> bytes:
     return archive_of(entries | {MANIFEST: msgspec.json.encode(manifest)})
 
 
+def _short_of_ranges(entries: Entries) -> bytes:
+    manifest = msgspec.json.decode(entries[MANIFEST])
+    manifest["ranges"] = manifest["ranges"][:1]
+    return archive_of(entries | {MANIFEST: msgspec.json.encode(manifest)})
+
+
 def _without(name: str) -> Callable[[Entries], bytes]:
     return lambda entries: archive_of({k: v for k, v in entries.items() if k != name})
 
@@ -80,6 +86,8 @@ BAD: dict[str, tuple[Callable[[Entries], bytes], str]] = {
     "future": (_future, f"bundle format {FORMAT + 1}, this release reads {FORMAT}"),
     "no manifest": (_without(MANIFEST), "no manifest.json"),
     "no graph": (_without(TRAIN), "lacks"),
+    "int8 without ranges": (_without(RANGES), "lacks"),
+    "ranges cut short": (_short_of_ranges, "1 ranges for"),
     "extra": (lambda e: archive_of(e | {"../evil.py": b"x"}), "unknown or repeated"),
     "bomb": (
         lambda e: archive_of(e | {TRAIN: bytes(50_000_000)}, zipfile.ZIP_DEFLATED),

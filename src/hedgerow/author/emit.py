@@ -172,13 +172,12 @@ class Emitter:
     def _common(self, values: list[Value], dims: list[Any]) -> tuple[int, ...] | None:
         """The order in memory that an elementwise node over `values` does best in."""
         counted = tuple(range(len(dims)))
-        known = [value for value in values if value.order is not None]
-        moved = {v.order for v in known if _moving(v.dims, v.order) != _moving(v.dims, counted)}
+        known = [(value, value.order) for value in values if value.order is not None]
+        moved = {o for v, o in known if _moving(v.dims, o) != _moving(v.dims, counted)}
         if len(moved) > 1:
             return None
-        orders = [*moved, *(value.order for value in known if dims[value.order[-1]] != 1)]
-        if orders:
-            return orders[0]
+        for order in (*moved, *(o for _, o in known if dims[o[-1]] != 1)):
+            return order
         large = [dim for dim in counted if dims[dim] != 1]
         if len(large) < 2 or dims[-1] != 1:
             return None

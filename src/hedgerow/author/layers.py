@@ -131,7 +131,9 @@ class _SideBySide(torch.autograd.Function):
         last, wide = len(widths) - 1, ctx.stride * channels
         parts = [
             F.pad(part, [0, wide - width, at, last - at])
-            for at, (part, width) in enumerate(zip(gradient.split(widths, -1), widths, strict=True))
+            for at, (part, width) in enumerate(
+                zip(torch.split(gradient, widths, -1), widths, strict=True)
+            )
         ]
         joined = functools.reduce(torch.add, parts)
         joined = joined.reshape(*joined.shape[:-2], (out + last) * ctx.stride, channels)
@@ -313,8 +315,8 @@ def _group_norm(
     space = spread.dim() - 2
     scales = [tensor.reshape(-1, *[1] * space) for tensor in (weight, bias)]
     if num_groups > 1:  # one group needs no reshaping, which would cost a copy
-        spread = spread.unflatten(1, (num_groups, -1))
-        scales = [tensor.unflatten(0, (num_groups, -1)) for tensor in scales]
+        spread = torch.unflatten(spread, 1, (num_groups, -1))
+        scales = [torch.unflatten(tensor, 0, (num_groups, -1)) for tensor in scales]
     out: Tensor = _Normal.apply(spread, *scales, space, eps)[0]  # type: ignore[no-untyped-call]
     return out.reshape(x.shape) if out.shape != x.shape else out
 
@@ -330,12 +332,11 @@ class _Normal(torch.autograd.Function):
     def forward(
         x: Tensor, weight: Tensor, bias: Tensor, space: int, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The result, and for the derivative what is normal and the reciprocal deviation."""
+        """The result, and for the derivative the centred input and the reciprocal deviation."""
         dims = tuple(range(-space - 1, 0))
         centred = x - x.mean(dims, keepdim=True)
         factor = torch.rsqrt((centred * centred).mean(dims, keepdim=True) + eps)
-        normal = centred * factor
-        return normal * weight + bias, normal, factor
+        return centred * (weight * factor) + bias, centred, factor
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -347,16 +348,15 @@ class _Normal(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         """Of x, weight and bias."""
-        weight, normal, factor = ctx.saved_tensors
+        weight, centred, factor = ctx.saved_tensors
         over_space = tuple(range(-ctx.space, 0))
         sums = gradient.sum(over_space, keepdim=True)
-        products = (gradient * normal).sum(over_space, keepdim=True)
-        count = math.prod(normal.shape[-ctx.space - 1 :])
+        products = (gradient * centred).sum(over_space, keepdim=True) * factor
+        share = factor / math.prod(centred.shape[-ctx.space - 1 :])
         level, slope = (
-            (part * weight).sum(-ctx.space - 1, keepdim=True) * (factor / count)
-            for part in (sums, products)
+            (part * weight).sum(-ctx.space - 1, keepdim=True) * share for part in (sums, products)
         )
-        by_input = gradient * (weight * factor) - (normal * slope + level)
+        by_input = gradient * (weight * factor) - (centred * (slope * factor) + level)
         return by_input, products.sum(0), sums.sum(0), None, None
 
 

@@ -1,4 +1,4 @@
-"""The int8 inference graph: QDQ, kernels per channel, and the graph that measures activation ranges."""
+"""The int8 inference graph (QDQ, kernels per channel), and the one that measures its ranges."""
 
 import logging
 import tempfile
@@ -71,7 +71,7 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
 
 
 def _activations(model: onnx.ModelProto) -> tuple[QuantisedActivation, ...]:
-    """One entry for each scale; tensors that share one (around pooling) are in the first's range."""
+    """One for each scale. Tensors that share one, as around pooling, lie in the first's range."""
     found = {}
     for node in model.graph.node:
         if node.op_type == "QuantizeLinear" and node.input[1] not in found:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from hedgerow.cli.roles import flags_of, role_options, run_until_signal, start_logging
+from hedgerow.cli.roles import flags_of, role_options, run_until_signal, start_logging, unless
 
 
 @click.command("coordinator")
@@ -33,7 +33,9 @@ def command(
 
     async def work(stop: asyncio.Event) -> None:
         async with contextlib.AsyncExitStack() as stack:
-            fleet_ = await stack.enter_async_context(running_fleet(settings))
+            fleet_ = await unless(stop, stack.enter_async_context(running_fleet(settings)))
+            if fleet_ is None:
+                return
             click.echo(f"fleet {settings.fleet} at {fleet_.url}; join file: {fleet_.join_path}")
             if settings.dashboard.enabled:
                 page = await stack.enter_async_context(

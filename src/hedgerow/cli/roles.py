@@ -13,6 +13,7 @@ import click
 from hedgerow.core.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 
 def role_options(function: F) -> F:
@@ -74,3 +75,16 @@ def run_until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]])
         await work(stop)
 
     asyncio.run(body())
+
+
+async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """What `work` returns, or None when `stop` is set first: then it is ended."""
+    from hedgerow.io.tasks import end
+
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if working.done():
+        return working.result()
+    await end([working])
+    return None

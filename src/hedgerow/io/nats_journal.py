@@ -117,7 +117,8 @@ class Journal:
                 continue
             reader = _Reader(self, client)
             try:
-                self._next_sequence = await reader.start(self._next_sequence)
+                self._next_sequence = await reader.first(self._next_sequence)
+                await reader.start(self._next_sequence)  # from here on updates arrive
                 while await self._wait(reader, client):
                     yield self._take()
             except (nats.errors.Error, TimeoutError) as error:
@@ -175,8 +176,8 @@ class _Reader:
         self._subscription: Subscription | None = None
         self._consumer: str | None = None
 
-    async def start(self, sequence: int) -> int:
-        """Begin at `sequence`, or at 1 when the stream has not got that far; where it began."""
+    async def first(self, sequence: int) -> int:
+        """Where to begin: at `sequence`, or at 1 when the stream has not got that far."""
         streams = self._client.jetstream()
         last = (await streams.stream_info(self._journal._stream)).state.last_seq
         if sequence > last + 1:
@@ -186,7 +187,12 @@ class _Reader:
                 last,
                 sequence,
             )
-            sequence = 1
+            return 1
+        return sequence
+
+    async def start(self, sequence: int) -> None:
+        """Have the server push every update from `sequence` on."""
+        streams = self._client.jetstream()
         inbox = self._client.new_inbox()
         self._subscription = await self._client.subscribe(inbox, cb=self._received, **PENDING)
         info = await streams.add_consumer(
@@ -204,7 +210,6 @@ class _Reader:
             ),
         )
         self._consumer = info.name
-        return sequence
 
     async def stop(self) -> None:
         self.broken = True

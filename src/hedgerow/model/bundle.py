@@ -1,8 +1,9 @@
 """The model bundle: one file that can infer and learn.
 
 A bundle is a directory or a stored ZIP with `manifest.json`, `infer.onnx`, `train.onnx`,
-`weights.safetensors` and, for int8, `infer.int8.onnx` with `ranges.onnx`. The archive has one canonical form (sorted names, fixed
-times, no compression), so the same content has the same bytes and the same hash everywhere.
+`weights.safetensors` and, for int8, `infer.int8.onnx` with `ranges.onnx`. The archive has one
+canonical form (sorted names, fixed times, no compression), so the same content has the same bytes
+and the same hash everywhere.
 """
 
 import hashlib
@@ -268,7 +269,9 @@ def _checked(manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
     if missing:
         raise _bad(f"it lacks {missing}")
     if len(manifest.ranges) != len(manifest.activations):
-        raise _bad(f"it has {len(manifest.ranges)} ranges for {len(manifest.activations)} activations")
+        raise _bad(
+            f"it has {len(manifest.ranges)} ranges for {len(manifest.activations)} activations"
+        )
     if set(manifest.files) != set(files):
         raise _bad(f"the manifest names {sorted(manifest.files)}, the bundle has {sorted(files)}")
     for name, data in files.items():

@@ -185,6 +185,9 @@ class _Run:
         self._anchor = np.array(weights if anchor is None else anchor, np.float32)
         self._frozen = None if trainable is None else ~trainable
         self._velocity = np.zeros_like(self._pair[0])
+        self._gradient = np.empty_like(self._pair[0])
+        self._spare = np.empty_like(self._pair[0])
+        self._corrects = shift is not None
         self._shift = np.zeros_like(self._pair[0]) if self._clipped else self._correction.copy()
         self.x = np.zeros((1, size, *shape), np.float32)
         self._y = np.zeros((1, size, *labels.shape[1:]), labels.dtype)
@@ -221,9 +224,10 @@ class _Run:
         old, new = self._pair[self._turn], self._pair[1 - self._turn]
         if not self._clipped and (plan.momentum or plan.weight_decay):
             np.multiply(self._velocity, np.float32(plan.momentum), out=self._shift)
-            self._shift += self._correction
+            if self._corrects:
+                self._shift += self._correction
             if plan.weight_decay:
-                self._shift += np.float32(plan.weight_decay) * old
+                self._shift += np.multiply(old, np.float32(plan.weight_decay), out=self._spare)
         self._core.run_with_iobinding(self._bindings[self._turn]._iobinding, None)
         if self._clipped:
             self._take_clipped(old, new)
@@ -236,18 +240,28 @@ class _Run:
         return float(self._loss[0])
 
     def _take_clipped(self, old: Array, new: Array) -> None:
-        plan = self._plan
-        gradient = old - new
+        """Make the step in NumPy from the bare gradient, with nothing allocated."""
+        plan, gradient, spare = self._plan, self._gradient, self._spare
+        np.subtract(old, new, out=gradient)
         if self._frozen is not None:
             gradient[0, self._frozen] = 0
-        norm = float(np.linalg.norm(gradient))
+        norm = math.sqrt(np.dot(gradient[0], gradient[0]))
         if norm > plan.gradient_norm_max:
             gradient *= np.float32(plan.gradient_norm_max / norm)
-        gradient += np.float32(plan.pull) * (old - self._anchor) + self._correction
-        gradient += np.float32(plan.weight_decay) * old
-        self._velocity *= np.float32(plan.momentum)
-        self._velocity += gradient
-        np.subtract(old, np.float32(plan.rate) * self._velocity, out=new)
+        if plan.pull:
+            np.subtract(old, self._anchor, out=spare)
+            spare *= np.float32(plan.pull)
+            gradient += spare
+        if self._corrects:
+            gradient += self._correction
+        if plan.weight_decay:
+            gradient += np.multiply(old, np.float32(plan.weight_decay), out=spare)
+        if plan.momentum:
+            self._velocity *= np.float32(plan.momentum)
+            self._velocity += gradient
+            gradient = self._velocity
+        np.multiply(gradient, np.float32(plan.rate), out=spare)
+        np.subtract(old, spare, out=new)
 
     def _bind(self, session: ort.InferenceSession, turn: int) -> ort.IOBinding:
         binding = session.io_binding()

@@ -51,6 +51,8 @@ FACT_HISTORY = "history"
 TRAIN_SHARE = 0.7
 """The first 70% of each labelled recording is learned from, the rest tells how good that was."""
 BUNDLE_RETRY_SECONDS = 2.0
+ASK_AGAIN_SECONDS = 60.0
+"""Pause before a device that was turned away asks again."""
 
 Told = Callable[[str, dict[str, Any]], None]
 
@@ -226,7 +228,12 @@ class DeviceAgent:
             return kept
         join = JoinFile.load(self.settings.join)
         rng = entropy.generator()
-        return await enrol(join, self.identity, self.store, self.name, self.meter, rng)
+        while True:
+            try:
+                return await enrol(join, self.identity, self.store, self.name, self.meter, rng)
+            except UsageError as error:  # the device goes on by itself, and asks again
+                log.warning("working alone: %s", error)
+                await asyncio.sleep(ASK_AGAIN_SECONDS)
 
     def train(self, offer: Offer, shared: bytes, stop: Flag) -> Outcome:
         """One round's training, in the learning thread (`Trainer`)."""

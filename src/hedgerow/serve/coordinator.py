@@ -7,8 +7,8 @@ restored, the stream is read again from there, and the round goes on where it wa
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -41,12 +41,14 @@ from hedgerow.wire.messages import (
 from hedgerow.wire.weights import from_bytes, model_ref, to_bytes
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 FACT_OPEN_ROUND = "open_round"
 FACT_VELOCITY = "velocity"
 FACT_ROUNDS_DONE = "rounds_done"
 REPLAY_SECONDS_MAX = 10.0
-BLOB_RETRY_SECONDS = 0.5
+"""Longest silence of the journal while it is replayed."""
+RETRY_SECONDS = 0.5
 DURABLE = (do.Admit, do.SaveRound, do.AbandonRound)
 
 
@@ -98,18 +100,25 @@ class CoordinatorShell:
         await link.connect()
         await self._put_blob(self._bundle_bytes)
         await self._put_blob(to_bytes(self.weights))
-        last = await link.last_sequence()
+        last = await self._last_sequence()
         first = last + 1 if self._first_sequence is None else self._first_sequence
         self._consumed = first - 1
         replayed = asyncio.get_running_loop().create_future()
         self.tasks.spawn(self._consume(first, last, replayed))
         if last >= first:
             log.info("replaying updates %d to %d of the open round", first, last)
-            done, _ = await asyncio.wait({replayed}, timeout=REPLAY_SECONDS_MAX)
-            if not done:
-                log.warning("the journal ends before update %d; going on with what is there", last)
+            await self._replay(replayed, last)
         self._began = True
         self.handle(fleet.Started())
+
+    async def _replay(self, replayed: asyncio.Future[None], last: int) -> None:
+        """Wait for update `last` of the journal for as long as updates keep coming."""
+        done, seen = False, -1
+        while not done and seen != self._consumed:
+            seen = self._consumed
+            done = bool((await asyncio.wait({replayed}, timeout=REPLAY_SECONDS_MAX))[0])
+        if not done:
+            log.warning("the journal ends before update %d; going on with what is there", last)
 
     async def close(self) -> None:
         """Drop timers, tasks and the link; everything that matters is kept already."""
@@ -283,13 +292,19 @@ class CoordinatorShell:
 
     async def _put_blob(self, data: bytes) -> None:
         """Store a blob; while the server is away the round waits for it."""
+        await self._patiently(lambda: self._link.put_blob(data))
+
+    async def _last_sequence(self) -> int:
+        return await self._patiently(self._link.last_sequence)
+
+    async def _patiently(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Ask the server until it is there to answer."""
         while True:
             try:
-                await self._link.put_blob(data)
-                return
+                return await ask()
             except LinkDown as error:
-                log.warning("the model waits for the server: %s", error)
-                await asyncio.sleep(BLOB_RETRY_SECONDS)
+                log.warning("waiting for the server: %s", error)
+                await asyncio.sleep(RETRY_SECONDS)
 
     def _close_row(self, number: int, state: str, outcome: str, metrics: dict[str, float]) -> None:
         row = self.store.round(number)

@@ -6,6 +6,7 @@ go out, then timers are set. Training runs in a thread; the event loop, and so i
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 UPDATE_PRIORITY = 10
 SOFT_TIMER = "soft writes"
 SOFT_SECONDS = 1.0
+RECEIPT_SECONDS_MAX = 900.0
+"""Longest wait for the receipt of a stored update: beyond it, the stream may have been lost."""
 FACT_MODEL = "model"
 FACT_PRIVATE = "private"
 
@@ -86,7 +89,7 @@ class DeviceShell:
         self._hooks = hooks
         self._link: DeviceLink | None = None
         self._stop_training = Flag()
-        self._delivered: set[str] = set()
+        self._delivered: dict[str, float] = {}
         self._delivering: set[str] = set()
         self._forgotten: list[str] = []
         self._installed: ModelRef | None = None
@@ -178,7 +181,7 @@ class DeviceShell:
             case do.Post(post_id) | do.Resend(post_id):
                 self._deliver(post_id)
             case do.Forget(post_id):
-                self._delivered.discard(post_id)
+                self._delivered.pop(post_id, None)
                 self._forgotten.append(post_id)
                 self._timers.set(SOFT_TIMER, SOFT_SECONDS)
             case do.Fetch(model):
@@ -214,10 +217,11 @@ class DeviceShell:
             log.info("a note was not sent: the link is down; the next check-in makes it good")
 
     def _deliver(self, post_id: str) -> None:
-        """Send an outbox item, unless it is on its way or the stream has it already."""
+        """Send an outbox item, unless it is on its way or the stream has it since a short while."""
         if self._link is None or not self.state.online:
             return
-        if post_id not in self._delivering and post_id not in self._delivered:
+        since = clock.monotonic() - self._delivered.get(post_id, -math.inf)
+        if post_id not in self._delivering and since > RECEIPT_SECONDS_MAX:
             self._delivering.add(post_id)
             self.tasks.spawn(self._send_update(post_id))
 
@@ -229,7 +233,7 @@ class DeviceShell:
                 self.state.unacknowledged.discard(post_id)
                 return
             await self._link.send_update(item.body, post_id)
-            self._delivered.add(post_id)  # the receipt is all that is missing now
+            self._delivered[post_id] = clock.monotonic()  # only the receipt is missing now
         except MessageRefused as error:  # it will never be taken: the round goes on without it
             log.warning("update %s is dropped: %s", post_id, error)
             self.store.drop_outbox(post_id, "refused_by_server")
