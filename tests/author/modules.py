@@ -55,6 +55,24 @@ class Recurrent(nn.Module):
         return out
 
 
+class Pooled(nn.Module):
+    """Strided convolutions, group norm over all channels, mean and maximum over time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(3, 8, 7, stride=3, padding=3)
+        self.first_norm = nn.GroupNorm(1, 8)
+        self.second = nn.Conv1d(8, 6, 4, stride=2, padding=1)
+        self.second_norm = nn.GroupNorm(1, 6, affine=False)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first_norm(self.first(x)))
+        x = torch.relu(self.second_norm(self.second(x)))
+        out: Tensor = self.head(torch.cat([x.mean(2), x.amax(2)], 1))
+        return out
+
+
 def dense() -> Spec:
     """Dropout in the middle, the last layer private."""
     return _dense(nn.Tanh())
@@ -124,6 +142,7 @@ MAKERS: dict[str, Callable[[], Spec]] = {
     "dense": dense,
     "conv1d": _conv1d,
     "conv2d": _conv2d,
+    "pooled": lambda: spec_of(Pooled(), (3, 32), 3),
     "gru": lambda: spec_of(Recurrent(), (4, 3), 2),
     "tokens": _tokens,
     "regression": _regression,

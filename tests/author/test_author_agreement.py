@@ -14,9 +14,9 @@ from hedgerow.author.check import draw
 from hedgerow.core.schema import LocalPlan
 from hedgerow.model.learner import Learner
 from hedgerow.model.predictor import Precision, Predictor
-from tests.author.modules import Compiled
+from tests.author.modules import MAKERS, Compiled
 
-KINDS = ("dense", "conv1d", "conv2d", "gru", "tokens", "regression", "reconstruction")
+KINDS = tuple(MAKERS)
 
 
 @pytest.mark.parametrize("name", KINDS)

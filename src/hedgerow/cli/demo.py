@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import statistics
 import sys
 import tempfile
 import time
@@ -244,6 +245,12 @@ def _print_result(view: "FleetView", as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from hedgerow.cli.fleet_terminal import final_table
+    from hedgerow.cli.fleet_terminal import final_table, human_bytes
 
+    round_seconds = statistics.median(shown.seconds for shown in view.rounds)
     Console().print(final_table(view))
+    click.echo(
+        f"{view.rounds_done} rounds of {round_seconds:.2f} s, {view.seconds:.0f} s in all; "
+        f"{human_bytes(view.bytes_up)} up, {human_bytes(view.bytes_down)} down, "
+        f"{human_bytes(view.bytes_kept)} of recordings kept on the watches"
+    )

@@ -66,7 +66,7 @@ class FleetRecorder:
         devices.sort(key=lambda device: (_natural(device.name), device.id))
         for shown in self._rounds:
             values = self._accuracy.get(self._version_of_round.get(shown.round, -1), {}).values()
-            if values:
+            if values and len(values) >= shown.counted:  # a mean of some would mislead
                 shown.accuracy_mean = sum(values) / len(values)
                 shown.accuracy_worst = min(values)
         return FleetView(
