@@ -37,9 +37,20 @@ def test_bench_inference_prints_its_object(tmp_path: Path) -> None:
     assert abs(found["ratio"] - found["p50_us"] / found["bare_p50_us"]) < 0.02
 
 
+def test_bench_footprint_keeps_to_what_a_device_may_cost(tmp_path: Path) -> None:
+    found = printed(tmp_path, "footprint")
+    assert set(found) == {
+        *("installed_mb", "import_s", "infer_rss_mb", "infer_peak_mb", "learn_rss_mb")
+    }
+    assert 50 < found["installed_mb"] <= 250
+    assert found["import_s"] > 0
+    assert 10 < found["infer_rss_mb"] <= 70
+    assert found["infer_rss_mb"] < found["infer_peak_mb"] < found["learn_rss_mb"] <= 110
+
+
 def test_bench_round_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
-    with Command(tmp_path, "bench", "round", "--devices", "3", "--rounds", "1000") as command:
-        command.wait_for("1000 rounds", 30)
+    with Command(tmp_path, "bench", "round", "--devices", "3", "--rounds", "190") as command:
+        command.wait_for("190 rounds", 30)
         wait_for_hosts(command)
         command.interrupt()
         assert command.done(30).code == 130

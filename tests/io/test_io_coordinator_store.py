@@ -1,4 +1,5 @@
 import math
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,6 +80,22 @@ def test_a_model_version_is_written_once(store: CoordinatorStore) -> None:
     assert store.model_weights(2) == b"two"
 
 
+def test_old_rounds_go_with_their_models_and_the_newest_model_stays(
+    store: CoordinatorStore,
+) -> None:
+    for number in range(1, 7):
+        store.put_round(RoundRow(number, "closed", ("UA",), "", 1, 0.0))
+    for version, number in enumerate((0, 1, 2, 3)):  # rounds 4 to 6 gave none
+        store.add_model(ModelRow(version, "ab" * 32, number, 0.0), b"weights")
+    assert store.forget_rounds(3) == 2
+    assert [row.number for row in store.rounds()] == [6, 5, 4, 3]
+    assert [store.model(version) is None for version in range(4)] == [True, True, True, False]
+    assert store.forget_rounds(6) == 3
+    assert store.last_model() == ModelRow(3, "ab" * 32, 3, 0.0)
+    assert store.model_weights(3) == b"weights"
+    assert store.forget_rounds(-10) == 0
+
+
 def test_a_failing_transaction_leaves_nothing(store: CoordinatorStore) -> None:
     store.set_fact("round", b"1")
 
@@ -127,3 +144,37 @@ def test_a_newer_layout_is_refused(url: str) -> None:
 def test_a_wrong_url_says_what_to_do(wrong: str) -> None:
     with pytest.raises(UsageError, match="coordinator store"):
         CoordinatorStore(wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "mysql+nodriver://ann:secret@host/name",
+        "mysql+mysqldb://ann:secret@host/name",
+        "postgresql+psycopg://ann:x@y:secret@host/name",
+        "postgresql+psycopg://ann:secret@x/x?host=/nowhere&password=secret",
+        "secret",
+    ],
+)
+def test_a_password_in_the_url_is_not_shown(wrong: str) -> None:
+    with pytest.raises(UsageError, match="coordinator store") as caught:
+        CoordinatorStore(wrong)
+    assert "secret" not in str(caught.value)
+    assert caught.value.__suppress_context__ or "secret" not in str(caught.value.__context__)
+
+
+def test_nobody_else_reads_a_file_it_makes(tmp_path: Path) -> None:
+    store = CoordinatorStore(f"sqlite:///{tmp_path}/coordinator.db")
+    store.set_fact("a", b"1")
+    for name in ("coordinator.db", "coordinator.db-wal"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+    store.close()
+
+
+def test_a_database_in_memory_makes_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for url in ("sqlite://", "sqlite:///:memory:"):
+        CoordinatorStore(url).close()
+    assert list(tmp_path.iterdir()) == []

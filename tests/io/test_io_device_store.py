@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hedgerow.core.errors import UsageError
-from hedgerow.io.device_store import DeviceStore, OutboxItem, StoredWindow, StoreLimits
+from hedgerow.io.device_store import FACT_BUNDLE, DeviceStore, OutboxItem, StoredWindow, StoreLimits
 
 WINDOW_BYTES = 2 * 3 * 4
 
@@ -169,6 +169,27 @@ def test_facts_and_blobs(store: DeviceStore) -> None:
         store.put_blob(b"d" * 31)
 
 
+def test_the_bundle_outlives_any_number_of_models(store: DeviceStore) -> None:
+    bundle = store.put_blob(b"b" * 10)
+    store.set_fact(FACT_BUNDLE, bundle.encode())
+    for number in range(50):
+        model = store.put_blob(bytes([number]) * 15)
+        assert store.blob(model) is not None
+    assert store.blob(bundle) == b"b" * 10
+    assert store.drops() == {"blob_full": 49}
+    store.put_blob(b"x" * 30)  # beside this one nothing fits
+    assert store.blob(bundle) is None
+
+
+def test_a_forgotten_blob_is_no_drop(store: DeviceStore) -> None:
+    first, second = store.put_blob(b"a" * 20), store.put_blob(b"b" * 10)
+    assert store.forget_blob(first)
+    assert not store.forget_blob(first)
+    store.put_blob(b"c" * 20)
+    assert (store.blob(first), store.blob(second)) == (None, b"b" * 10)
+    assert store.drops() == {}
+
+
 def test_a_blob_that_rotted_is_not_given_out(store: DeviceStore, tmp_path: Path) -> None:
     sha256 = store.put_blob(b"model")
     other = sqlite3.connect(tmp_path / "device.db")
@@ -223,7 +244,7 @@ def test_a_file_torn_in_the_middle_is_put_aside(tmp_path: Path) -> None:
 
 
 def test_one_agent_to_a_file_and_nobody_else_reads_it(store: DeviceStore, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="another agent"):
+    with pytest.raises(UsageError, match="another process"):
         DeviceStore(tmp_path / "device.db")
     store.set_fact("a", b"1")
     for name in ("device.db", "device.db-wal"):

@@ -37,6 +37,30 @@ def test_it_keeps_its_port_and_directory(tmp_path: Path, authority: Authority) -
     assert not server.running
 
 
+def test_an_address_of_ipv6_goes_into_brackets(tmp_path: Path, authority: Authority) -> None:
+    server = EmbeddedServer(tmp_path / "server", authority, "fd00::1", 4222)
+    assert server.url == "nats://[fd00::1]:4222"
+
+
+@pytest.mark.parametrize(
+    ("host", "everywhere"),
+    [
+        ("0.0.0.0", True),  # noqa: S104
+        ("::", True),
+        ("0:0::0", True),
+        ("", True),
+        ("127.0.0.1", False),
+        ("::1", False),
+        ("factory.example", False),
+    ],
+)
+def test_it_knows_which_hosts_are_every_interface(
+    tmp_path: Path, authority: Authority, host: str, everywhere: bool
+) -> None:
+    server = EmbeddedServer(tmp_path / "server", authority, host)
+    assert server.listens_everywhere is everywhere
+
+
 def test_a_port_in_use_is_named(tmp_path: Path, authority: Authority) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -3,9 +3,10 @@
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from hedgerow.serve.agent import DeviceAgent
+from hedgerow.serve.agent import FACT_BUNDLE, DeviceAgent
 from hedgerow.serve.joining import JoinFile
 from hedgerow.serve.settings import CoordinatorSettings, NatsSettings
 from tests.serve.agents import made_up_recordings, running_agents, settings
@@ -72,5 +73,36 @@ def test_enrolled_once_it_decides_with_the_fleets_model_when_the_fleet_is_gone(
             weights = fleet.shell.state.model.hash
         again = await decides(tmp_path, tmp_path / "coordinator" / "join.json")
         assert (again.model.version, again.model.hash) == (1, weights)
+
+    asyncio.run(body())
+
+
+@pytest.mark.usefixtures("made_up_recordings")
+def test_after_a_restart_it_measures_and_personalises_the_model_at_hand(tmp_path: Path) -> None:
+    """No publication comes: the fleet is gone. What is at hand is what it needs."""
+    from hedgerow.protocol.fleet import RoundRules
+
+    chosen = CoordinatorSettings(
+        fleet=FLEET,
+        state=tmp_path / "coordinator",
+        nats=NatsSettings(port=0),
+        rounds=RoundRules(cohort=1, quorum=1, rounds=1),
+    )
+
+    async def body() -> None:
+        async with running_fleet(chosen) as fleet:
+            first = DeviceAgent(settings(tmp_path, 1, fleet.join_path))
+            async with running_agents(first):
+                await until(lambda: first.model.version == 1 and first.metrics)
+                assert first.store.fact(FACT_BUNDLE) == first.bundle.hash.encode()
+                assert first.store.blob(first.bundle.hash) == first.bundle.to_bytes()
+        eager = msgspec.structs.replace(
+            settings(tmp_path, 1, fleet.join_path), personalise_after_seconds=0.05
+        )
+        again = DeviceAgent(eager)
+        async with running_agents(again):
+            await until(lambda: len(again.metrics) == 2)
+            assert again.metrics["accuracy"] == first.metrics["accuracy"]
+            assert 0 <= again.metrics["accuracy_personalised"] <= 1
 
     asyncio.run(body())

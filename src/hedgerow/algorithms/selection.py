@@ -1,5 +1,7 @@
 """Who takes part in a round."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable
 

@@ -19,8 +19,8 @@ from hedgerow.model.bundle import Bundle
 from hedgerow.model.predictor import Predictor
 from hedgerow.serve.agent import TRAIN_SHARE
 from hedgerow.serve.apps import app_bundle
-from hedgerow.serve.learning import LocalTrainer, WindowSet, evaluate
-from hedgerow.serve.pipeline import windows_of
+from hedgerow.serve.learning import LocalTrainer, evaluate
+from hedgerow.serve.windows import WindowSet, windows_of
 
 
 class Task(msgspec.Struct, frozen=True):

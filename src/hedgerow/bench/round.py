@@ -10,6 +10,7 @@ import os
 import statistics
 import sys
 import tempfile
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -38,6 +39,8 @@ from hedgerow.wire.weights import model_ref, to_bytes
 
 PROCESSES_MAX = 32
 WARM_UP_ROUNDS = 3
+ROUNDS_MAX = 190
+"""So that all of them are among the rounds that a fleet shows."""
 
 
 class RoundResult(msgspec.Struct, frozen=True):
@@ -65,10 +68,10 @@ class NoStep:
 
 
 def bench_round(devices: int, rounds: int) -> RoundResult:
-    """Measure `rounds` rounds of a fleet of `devices`.
+    """Measure `rounds` rounds of a fleet of `devices`; at most `ROUNDS_MAX`.
 
     Raises:
-        HedgerowError: rounds did not finish in time.
+        HedgerowError: rounds did not finish in time, or a process of devices ended.
     """
     with tempfile.TemporaryDirectory(prefix="hedgerow-bench-") as directory:
         return asyncio.run(_bench(Path(directory), devices, rounds))
@@ -83,9 +86,11 @@ async def _bench(home: Path, devices: int, rounds: int) -> RoundResult:
         rounds=RoundRules(cohort=devices, quorum=devices, deadline_seconds=60.0, rounds=total),
     )
     processes = devices if devices <= PROCESSES_MAX else 2
-    async with running_fleet(settings) as fleet, _hosts(home, fleet, devices, processes):
-        await _finished(fleet, total, deadline_seconds=120.0 + 3.0 * total)
-        seconds = [shown.seconds for shown in fleet.view().rounds][WARM_UP_ROUNDS:]
+    async with running_fleet(settings) as fleet:
+        async with _hosts(home, fleet, devices, processes) as hosts:
+            await _finished(fleet, hosts, total, deadline_seconds=120.0 + 3.0 * total)
+        published = [shown for shown in fleet.view().rounds if shown.outcome == "published"]
+        seconds = [shown.seconds for shown in published][-rounds:]
         parameters = fleet.shell.state.parameters
     return RoundResult(
         devices=devices,
@@ -98,11 +103,16 @@ async def _bench(home: Path, devices: int, rounds: int) -> RoundResult:
     )
 
 
-async def _finished(fleet: Fleet, rounds: int, deadline_seconds: float) -> None:
+async def _finished(
+    fleet: Fleet, hosts: list[Process], rounds: int, deadline_seconds: float
+) -> None:
     until = clock.monotonic() + deadline_seconds
     while fleet.shell.state.rounds_done < rounds:
         if fleet.shell.tasks.failed.done():
             fleet.shell.tasks.failed.result()
+        dead = [host.returncode for host in hosts if host.returncode is not None]
+        if dead:
+            raise HedgerowError(f"a process of devices ended with {dead[0]}; see above")
         if clock.monotonic() > until:
             raise HedgerowError(
                 f"{fleet.shell.state.rounds_done} of {rounds} rounds were done after "
@@ -112,9 +122,11 @@ async def _finished(fleet: Fleet, rounds: int, deadline_seconds: float) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _hosts(home: Path, fleet: Fleet, devices: int, processes: int) -> AsyncIterator[None]:
+async def _hosts(
+    home: Path, fleet: Fleet, devices: int, processes: int
+) -> AsyncIterator[list[Process]]:
     """Processes that hold `devices` devices between them."""
-    started = []
+    started: list[Process] = []
     try:
         for index in range(processes):
             count = devices // processes + (index < devices % processes)
@@ -126,7 +138,7 @@ async def _hosts(home: Path, fleet: Fleet, devices: int, processes: int) -> Asyn
                     preexec_fn=ends_with_parent(),
                 )
             )
-        yield
+        yield started
     finally:
         for process in started:
             if process.returncode is None:

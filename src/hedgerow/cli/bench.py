@@ -8,12 +8,12 @@ from hedgerow.cli.roles import start_logging
 
 @click.group("bench")
 def command() -> None:
-    """Measure rounds and inference on this machine."""
+    """Measure rounds, inference and footprint."""
 
 
 @command.command("round")
 @click.option("--devices", type=click.IntRange(1, 2000), default=10, show_default=True)
-@click.option("--rounds", type=click.IntRange(1, 1000), default=30, show_default=True)
+@click.option("--rounds", type=click.IntRange(1, 190), default=30, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def round_command(devices: int, rounds: int, as_json: bool) -> None:
     """Seconds a round with real agents and a local step that does nothing."""
@@ -32,6 +32,17 @@ def inference_command(windows: int, as_json: bool) -> None:
     from hedgerow.bench.inference import bench_inference
 
     _print(bench_inference(windows), as_json)
+
+
+@command.command("footprint")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def footprint_command(as_json: bool) -> None:
+    """Bytes installed, time to import, memory of agents that infer and that learn."""
+    from hedgerow.bench.footprint import bench_footprint
+
+    start_logging(False)
+    click.echo("two agents, about 20 s …", err=True)
+    _print(bench_footprint(), as_json)
 
 
 def _print(result: msgspec.Struct, as_json: bool) -> None:

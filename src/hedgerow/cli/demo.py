@@ -46,13 +46,19 @@ def command(rounds: int, as_json: bool, keep: bool, port: int | None, verbose: b
 
     async def work(stop: asyncio.Event) -> None:
         with tempfile.TemporaryDirectory(prefix="hedgerow-demo-") as directory:
-            await _demo(Path(directory), rounds, port, as_json, keep, stop)
+            await _demo(Path(directory), rounds, port, as_json, keep, verbose, stop)
 
     run_until_signal(work)
 
 
 async def _demo(
-    home: Path, rounds: int, port: int | None, as_json: bool, keep: bool, stop: asyncio.Event
+    home: Path,
+    rounds: int,
+    port: int | None,
+    as_json: bool,
+    keep: bool,
+    verbose: bool,
+    stop: asyncio.Event,
 ) -> None:
     from hedgerow.cli.fleet_live import show
     from hedgerow.io.tasks import end
@@ -64,7 +70,7 @@ async def _demo(
         fleet = await stack.enter_async_context(running_fleet(settings))
         page = await stack.enter_async_context(_page(fleet, port))
         click.echo(f"page: {page}", err=True)
-        watches = await stack.enter_async_context(_watches(home, fleet.join_path))
+        watches = await stack.enter_async_context(_watches(home, fleet.join_path, verbose))
         picture = asyncio.create_task(show(fleet.view, plain=as_json))
         running = asyncio.create_task(fleet.run(stop))
         alone = asyncio.create_task(_baseline("alone", fleet))
@@ -109,6 +115,8 @@ async def _page(fleet: "Fleet", port: int | None) -> AsyncIterator[str]:
 
 
 def _settings(home: Path, rounds: int) -> "CoordinatorSettings":
+    import msgspec
+
     from hedgerow.apps.watch.recipe import FEDAVG
     from hedgerow.protocol.fleet import RoundRules
     from hedgerow.serve.settings import CoordinatorSettings, NatsSettings
@@ -122,12 +130,14 @@ def _settings(home: Path, rounds: int) -> "CoordinatorSettings":
         app="watch",
         nats=NatsSettings(port=0),
         rounds=rules,
-        fedavg=FEDAVG,
+        fedavg=FEDAVG if rounds > 1 else msgspec.structs.replace(FEDAVG, local_rate="constant"),
     )
 
 
 @contextlib.asynccontextmanager
-async def _watches(home: Path, join: Path) -> AsyncIterator[list[asyncio.subprocess.Process]]:
+async def _watches(
+    home: Path, join: Path, verbose: bool
+) -> AsyncIterator[list[asyncio.subprocess.Process]]:
     """Ten device agents, each a process of its own with one wearer's recordings."""
     from hedgerow.io import data
     from hedgerow.io.children import ends_with_parent
@@ -145,6 +155,7 @@ async def _watches(home: Path, join: Path) -> AsyncIterator[list[asyncio.subproc
                 *("--name", f"watch {wearer}", "--wearer", str(wearer)),
                 *("--join", str(join), "--state", str(home / f"watch-{wearer}")),
                 *(f"--set={name}={value}" for name, value in settings.items()),
+                *(["--verbose"] if verbose else []),
                 stdout=asyncio.subprocess.DEVNULL,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
                 start_new_session=True,  # Ctrl-C comes to us; we stop them in order
@@ -190,6 +201,13 @@ async def _baseline(baseline: Literal["alone", "pooled"], fleet: "Fleet") -> "Ac
     return msgspec.json.decode(output, type=Accuracies)
 
 
+def _check_alive(watches: list[asyncio.subprocess.Process]) -> None:
+    """Every watch is needed: each round wants all ten, and so does the table."""
+    dead = [str(i + 1) for i, watch in enumerate(watches) if watch.returncode is not None]
+    if dead:
+        raise HedgerowError(f"watch {', '.join(dead)} ended early; run again with --verbose")
+
+
 async def _finish(
     fleet: "Fleet",
     alone: "asyncio.Task[Accuracies]",
@@ -200,14 +218,13 @@ async def _finish(
     from hedgerow.protocol.view import WearerRow
 
     while fleet.shell.state.phase != "done":
-        dead = [str(i + 1) for i, watch in enumerate(watches) if watch.returncode is not None]
-        if len(dead) > 2:
-            raise HedgerowError(f"watches {', '.join(dead)} ended early; run again with --verbose")
+        _check_alive(watches)
         await asyncio.sleep(0.1)
     version = fleet.shell.state.model.version
     recorder, members = fleet.recorder, fleet.shell.state.members
     deadline = time.monotonic() + SETTLE_SECONDS_MAX
     while len(recorder.personalised(version)) < len(members) and time.monotonic() < deadline:
+        _check_alive(watches)
         await asyncio.sleep(0.1)
     alone_accuracies, pooled_accuracies = await alone, await pooled
     federated, personalised = recorder.accuracies(version), recorder.personalised(version)
@@ -247,7 +264,8 @@ def _print_result(view: "FleetView", as_json: bool) -> None:
 
     from hedgerow.cli.fleet_terminal import final_table, human_bytes
 
-    round_seconds = statistics.median(shown.seconds for shown in view.rounds)
+    published = [shown.seconds for shown in view.rounds if shown.outcome == "published"]
+    round_seconds = statistics.median(published)
     Console().print(final_table(view))
     click.echo(
         f"{view.rounds_done} rounds of {round_seconds:.2f} s, {view.seconds:.0f} s in all; "

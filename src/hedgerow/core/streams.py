@@ -1,5 +1,7 @@
 """Named random streams: every draw comes from a seed and a name, so that it can be replayed."""
 
+from __future__ import annotations
+
 import hashlib
 
 import numpy as np

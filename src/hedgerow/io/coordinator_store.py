@@ -11,13 +11,17 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from hedgerow.core.errors import UsageError
+from hedgerow.io import sqlite_file
 
 SCHEMA_VERSION: Final = 1
+ROUNDS_KEPT: Final = 1_000
+"""How many of the newest rounds a coordinator keeps, with the models that came of them."""
 
 _metadata = sa.MetaData()
 _version = sa.Table("schema_version", _metadata, sa.Column("version", sa.Integer, primary_key=True))
@@ -102,17 +106,12 @@ class CoordinatorStore:
         """Connect, and make the tables when there are none.
 
         Raises UsageError when the URL is wrong, the database does not answer, or it was written by
-        a newer Hedgerow.
+        a newer Hedgerow. No message shows a password that the URL holds.
         """
-        try:
-            self._engine = sa.create_engine(url, pool_pre_ping=True)
-        except (sa.exc.ArgumentError, ImportError) as error:
-            raise UsageError(
-                f"coordinator store {url!r}: {error}; wanted sqlite:///file.db, or "
-                f"postgresql+psycopg://… with pip install 'hedgerow[postgresql]'"
-            ) from error
+        self._engine = _engine(url)
         self._current: sa.Connection | None = None
         if self._engine.dialect.name == "sqlite":
+            _make_file_private(self._engine.url)
             sa.event.listen(self._engine, "connect", _prepare_sqlite)
             sa.event.listen(self._engine, "begin", _begin_sqlite)
         try:
@@ -120,7 +119,7 @@ class CoordinatorStore:
         except sa.exc.DBAPIError as error:
             self._engine.dispose()
             raise UsageError(
-                f"the coordinator store {self._engine.url!r} does not answer: {error.orig}"
+                f"the coordinator store {_shown(self._engine.url)} does not answer: {error.orig}"
             ) from error
         except UsageError:
             self._engine.dispose()
@@ -216,6 +215,18 @@ class CoordinatorStore:
         query = sa.select(_rounds).order_by(_rounds.c.number.desc()).limit(limit)
         return [_round(row) for row in self._rows(query)]
 
+    def forget_rounds(self, before_number: int) -> int:
+        """Delete older rounds and the models that came of them; how many rounds that were.
+
+        The newest model stays, whatever round it came of: it is the one in use.
+        """
+        newest = sa.select(sa.func.max(_models.c.version)).scalar_subquery()
+        old = (_models.c.round < before_number) & (_models.c.version < newest)
+        with self._connection() as connection:
+            connection.execute(sa.delete(_models).where(old))
+            query = sa.delete(_rounds).where(_rounds.c.number < before_number)
+            return connection.execute(query).rowcount
+
     # Models
 
     def add_model(self, model: ModelRow, weights: bytes) -> None:
@@ -304,6 +315,35 @@ class CoordinatorStore:
 def _round(row: Mapping[str, Any]) -> RoundRow:
     metrics = {name: math.nan if value is None else value for name, value in row["metrics"].items()}
     return RoundRow(**{**row, "cohort": tuple(row["cohort"]), "metrics": metrics})
+
+
+def _engine(url: str) -> sa.Engine:
+    """The engine for a URL, of which an error shows the scheme alone. Raises UsageError."""
+    try:
+        return sa.create_engine(url, pool_pre_ping=True)
+    except (sa.exc.NoSuchModuleError, ImportError) as error:
+        fault = str(error)
+    except (sa.exc.ArgumentError, ValueError):  # what these say may hold a part of a password
+        fault = "this is no URL of a database"
+    scheme = f"{url.partition('://')[0]}://…" if "://" in url else "without a scheme"
+    raise UsageError(
+        f"coordinator store {scheme}: {fault}; wanted sqlite:///file.db, or "
+        f"postgresql+psycopg://… with pip install 'hedgerow[postgresql]'"
+    )
+
+
+def _make_file_private(url: sa.URL) -> None:
+    path = url.database
+    if path is None or path in ("", ":memory:") or path.startswith("file:"):
+        return
+    try:
+        sqlite_file.make_private(Path(path))
+    except OSError as error:
+        raise UsageError(f"cannot write the coordinator store {path}: {error}") from error
+
+
+def _shown(url: sa.URL) -> str:
+    return url.set(query={}).render_as_string(hide_password=True)
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:

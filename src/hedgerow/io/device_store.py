@@ -25,6 +25,8 @@ from hedgerow.io import sqlite_file
 
 log = logging.getLogger(__name__)
 
+FACT_BUNDLE: Final = "bundle"
+"""Names the blob of the bundle in use, which makes room for no other while there is a choice."""
 SCHEMA_VERSION: Final = 1
 SCHEMA: Final = """
 CREATE TABLE windows (
@@ -85,7 +87,7 @@ class DeviceStore:
     def __init__(self, path: Path, limits: StoreLimits | None = None) -> None:
         """Open or make the database. A damaged one is moved to `<name>.damaged` and begun anew.
 
-        Raises UsageError when another agent uses the file, when it cannot be written, or when it
+        Raises UsageError when another process uses the file, when it cannot be written, or when it
         was written by a newer Hedgerow.
         """
         self.path = Path(path)
@@ -293,6 +295,7 @@ class DeviceStore:
     def put_blob(self, data: bytes) -> str:
         """Keep `data`, give its sha256 in hex. What was put longest ago goes first to make room.
 
+        The blob that `FACT_BUNDLE` names goes last, when nothing else is left to go.
         Putting it again renews it. Raises UsageError when it alone is over the cap.
         """
         sha256 = hashlib.sha256(data).hexdigest()
@@ -304,7 +307,11 @@ class DeviceStore:
         with self.transaction():
             self._db.execute("DELETE FROM blobs WHERE sha256 = ?", (sha256,))
             total = self._number("SELECT TOTAL(size) FROM blobs")
-            oldest = self._db.execute("SELECT number, size FROM blobs ORDER BY number").fetchall()
+            oldest = self._db.execute(
+                "SELECT number, size FROM blobs ORDER BY sha256 IS "
+                "(SELECT CAST(value AS TEXT) FROM facts WHERE key = ?), number",
+                (FACT_BUNDLE,),
+            ).fetchall()
             for number, size in oldest:
                 if total + len(data) <= cap:
                     break
@@ -327,6 +334,11 @@ class DeviceStore:
             self._db.execute("DELETE FROM blobs WHERE sha256 = ?", (sha256,))
             self._count_drops("blob_damaged", 1)
         return None
+
+    def forget_blob(self, sha256: str) -> bool:
+        """Delete a blob that is of no use any more; whether it was there."""
+        with self.transaction():
+            return self._db.execute("DELETE FROM blobs WHERE sha256 = ?", (sha256,)).rowcount == 1
 
     def _make_room(self, item: OutboxItem) -> bool:
         """Drop from the bottom until `item` fits; False, with nothing dropped, when it cannot."""

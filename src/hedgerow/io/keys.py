@@ -11,6 +11,7 @@ import binascii
 import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
@@ -133,6 +134,21 @@ def write_secret(path: Path, text: str) -> None:
 
     When the file exists already it is left as it is: whoever came first has won.
     """
+    with _draft(path, text) as draft, contextlib.suppress(FileExistsError):
+        os.link(draft, path)  # unlike a rename, this never replaces a key that is there
+    sync_directory(path.parent)
+
+
+def replace_secret(path: Path, text: str) -> None:
+    """As `write_secret`, but a file that is there is replaced; readers see one or the other."""
+    with _draft(path, text) as draft:
+        draft.replace(path)
+    sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def _draft(path: Path, text: str) -> Iterator[Path]:
+    """A file beside `path` that holds `text` durably, for its owner alone; gone afterwards."""
     draft = path.with_name(f".{path.name}.{entropy.secret_bytes(8).hex()}")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -140,11 +156,9 @@ def write_secret(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
-            os.link(draft, path)  # unlike a rename, this never replaces a key that is there
+        yield draft
     finally:
-        draft.unlink()
-    sync_directory(path.parent)
+        draft.unlink(missing_ok=True)
 
 
 def read_secret(path: Path) -> str:

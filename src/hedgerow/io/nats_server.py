@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import shutil
 import signal
@@ -65,7 +66,16 @@ class EmbeddedServer:
         """`nats://host:port`. Raises UsageError before the first start with port 0."""
         if self.port == 0:
             raise UsageError("the embedded server has no address yet; call start() first")
-        return f"nats://{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"nats://{host}:{self.port}"
+
+    @property
+    def listens_everywhere(self) -> bool:
+        """Whether the host means every interface, and so is no address to reach it by."""
+        try:
+            return ipaddress.ip_address(self.host).is_unspecified
+        except ValueError:
+            return self.host == ""
 
     @property
     def running(self) -> bool:

@@ -31,8 +31,16 @@ def lock(path: Path) -> int:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
-        raise UsageError(f"another agent uses {path}; stop it or choose another file") from None
+        raise UsageError(f"another process uses {path}; stop it or choose another place") from None
     return handle
+
+
+def make_private(path: Path) -> None:
+    """Make the file when there is none, for its owner alone: SQLite would make it 0644.
+
+    A file that is there keeps its rights. Raises OSError.
+    """
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
 
 
 def open_or_begin_anew(
@@ -59,7 +67,7 @@ def open_or_begin_anew(
 def _open(path: Path, schema: str, version: int) -> sqlite3.Connection:
     """A checked connection. Raises sqlite3.DatabaseError when the file is damaged."""
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite would make it 0644
+        make_private(path)
     except OSError as error:
         raise UsageError(f"cannot write the store {path}: {error}") from error
     db = sqlite3.connect(path, isolation_level=None, timeout=5.0)

@@ -5,6 +5,8 @@ need no second graph: with `shift = correction + λ·w + m·v` the step taken is
 velocity is `(w − w')/rate`.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from hedgerow.model.bundle import TRAIN, Bundle
 from hedgerow.model.session import open_session
 
 Array = NDArray[np.float32]
-Augment = Callable[[Array, np.random.Generator], Array]
+Augment = Callable[[Array, "np.random.Generator"], Array]
 INPUTS = ("weights", "anchor", "shift", "x", "y", "sample_weight", "rate", "pull")
 OUTPUTS = ("weights_next", "loss")
 

@@ -342,7 +342,8 @@ def _maybe_close(state: CoordinatorState, now: float) -> list[Effect]:
 
 def _close(state: CoordinatorState, current: OpenRound, now: float, why: str) -> list[Effect]:
     counted = current.count("counted")
-    fields = {"round": current.number, "counted": counted, "why": why}
+    seconds = now - current.opened_at
+    fields = {"round": current.number, "counted": counted, "why": why, "seconds": seconds}
     if counted >= min(state.rules.quorum, current.target):
         state.phase = "aggregating"
         return [

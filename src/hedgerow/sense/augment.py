@@ -9,6 +9,8 @@ scale of a window is gone, and they act on the standardised axes.)
 After Um et al., "Data augmentation of wearable sensor data", ICMI 2017.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -21,7 +23,7 @@ from hedgerow.core.schema import InputSchema
 
 Batch = NDArray[np.float32]
 """Windows, shape `[B, C, T]`."""
-Augment = Callable[[Batch, np.random.Generator], Batch]
+Augment = Callable[[Batch, "np.random.Generator"], Batch]
 """Takes windows and a generator, returns new windows of the same shape; never writes its input."""
 
 _AXIAL_UNITS = ("rad/s", "deg/s", "°/s", "dps")

@@ -10,9 +10,10 @@ import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event as Flag
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
 from hedgerow.core.errors import PeerError, UsageError
 from hedgerow.core.layout import Vector
@@ -22,7 +23,7 @@ from hedgerow.io.authority import Credentials
 from hedgerow.io.device_store import DeviceStore, StoredWindow
 from hedgerow.io.keys import Identity
 from hedgerow.io.links import ByteMeter, LinkDown, OnMessage, OnState
-from hedgerow.io.nats_link import NatsDeviceLink
+from hedgerow.io.memory import release_startup_pages
 from hedgerow.io.sensors.replay import ReplaySensor
 from hedgerow.io.tasks import end
 from hedgerow.model.bundle import BYTES_MAX, Bundle
@@ -30,6 +31,7 @@ from hedgerow.model.predictor import Predictor
 from hedgerow.protocol import device as machine
 from hedgerow.serve.apps import app_bundle
 from hedgerow.serve.device import (
+    FACT_ENROLMENT,
     FACT_MODEL,
     FACT_PRIVATE,
     DeviceShell,
@@ -37,12 +39,15 @@ from hedgerow.serve.device import (
     Outcome,
     decode_model,
 )
-from hedgerow.serve.joining import Enrolment, JoinFile, enrol, kept_enrolment
-from hedgerow.serve.learning import LocalTrainer, WindowSet, evaluate
-from hedgerow.serve.pipeline import Pipeline, windows_of
+from hedgerow.serve.pipeline import Pipeline
 from hedgerow.serve.settings import DeviceSettings
+from hedgerow.serve.windows import WindowSet, windows_of
 from hedgerow.wire.messages import ModelRef, Offer, Report
 from hedgerow.wire.weights import from_bytes, model_ref, to_bytes
+
+if TYPE_CHECKING:
+    from hedgerow.io.nats_link import NatsDeviceLink
+    from hedgerow.serve.joining import Enrolment
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +56,8 @@ FACT_HISTORY = "history"
 TRAIN_SHARE = 0.7
 """The first 70% of each labelled recording is learned from, the rest tells how good that was."""
 BUNDLE_RETRY_SECONDS = 2.0
+SETTLE_SECONDS = 3.0
+"""Then start-up is over, and the code it touched need not stay in memory."""
 ASK_AGAIN_SECONDS = 60.0
 """Pause before a device that was turned away asks again."""
 
@@ -82,6 +89,7 @@ class DeviceAgent:
             asyncio.create_task(self._share()),
             asyncio.create_task(stop.wait(), name="stop"),
         ]
+        asyncio.get_running_loop().call_later(SETTLE_SECONDS, release_startup_pages)
         try:
             done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -106,18 +114,23 @@ class DeviceAgent:
         self.bundle = bundle
         self._shared_size = bundle.manifest.layout.shared_size
         self.model, shared = self._model_at_hand()
-        private = self.store.fact(FACT_PRIVATE)
+        weights = np.concatenate([from_bytes(shared), self._private()])
+        predictor = Predictor(bundle, weights=weights, threads=self.settings.threads)
+        self.pipeline = Pipeline(bundle, predictor)
+
+    def _private(self) -> Vector:
+        """The private tensors as they were trained here, or as the bundle has them."""
+        kept = self.store.fact(FACT_PRIVATE)
+        return self.bundle.weights[self._shared_size :] if kept is None else from_bytes(kept)
+
+    def _prepare_to_learn(self) -> None:
+        """Windows and training graph: a device that shares with nobody is smaller without them."""
+        from hedgerow.serve.learning import LocalTrainer
+
         self.train_set, self.holdout = self._window_sets()
         self.trainer = LocalTrainer(
-            bundle,
-            self.name,
-            self.train_set,
-            None if private is None else from_bytes(private),
-            threads=self.settings.threads,
+            self.bundle, self.name, self.train_set, self._private(), threads=self.settings.threads
         )
-        whole = self.trainer.whole(shared)
-        predictor = Predictor(bundle, weights=whole, threads=self.settings.threads)
-        self.pipeline = Pipeline(bundle, predictor)
 
     def _model_at_hand(self) -> tuple[ModelRef, bytes]:
         kept = self.store.fact(FACT_MODEL)
@@ -132,12 +145,7 @@ class DeviceAgent:
 
     def _load_recordings(self) -> list[data.Recording]:
         sensor = self.settings.sensor
-        match sensor.kind:
-            case "none":
-                return []
-            case "replay":
-                return data.load_wearer(int(sensor.wearer))
-        raise UsageError(f"sensor kind {sensor.kind!r} is unknown; wanted 'replay' or 'none'")
+        return [] if sensor.kind == "none" else data.load_wearer(int(sensor.wearer))
 
     def _window_sets(self) -> tuple[WindowSet, WindowSet]:
         """Windows to learn from, and windows held out; sensed once, then read from the store."""
@@ -193,6 +201,7 @@ class DeviceAgent:
             await asyncio.Event().wait()
             return
         await self._take_bundle(enrolment)
+        self._prepare_to_learn()
         state = machine.DeviceState(
             device=self.identity.public,
             name=self.name,
@@ -202,7 +211,12 @@ class DeviceAgent:
             samples=len(self.train_set.y),
             personalise_due=self.model.version > 0 and self.settings.personalise_after_seconds > 0,
         )
-        hooks = Hooks(installed=self._installed, personalised=self._personalised, told=self._told)
+        hooks = Hooks(
+            installed=self._installed,
+            personalised=self._personalised,
+            told=self._told,
+            learned=self._learned,
+        )
         shell = DeviceShell(
             state=state,
             identity=self.identity,
@@ -215,6 +229,8 @@ class DeviceAgent:
         link = self._link(enrolment, shell.on_message, shell.on_state)
         self._shell = shell
         shell.attach(link)
+        if self.model.version > 0:
+            self._installed(*self._model_at_hand())
         await link.connect()
         reports = asyncio.create_task(self._report())
         try:
@@ -222,15 +238,32 @@ class DeviceAgent:
         finally:
             reports.cancel()
 
-    async def _enrolment(self) -> Enrolment | None:
-        kept = kept_enrolment(self.store)
-        if kept is not None or self.settings.join is None:
+    async def _enrolment(self) -> "Enrolment | None":
+        """The place in a fleet: the one kept, at the address the join file gives now; or a new one.
+
+        Raises:
+            UsageError: the join file is of another fleet than the device is in.
+        """
+        if self.settings.join is None and self.store.fact(FACT_ENROLMENT) is None:
+            return None
+        from hedgerow.serve.joining import JoinFile, enrol, kept_enrolment
+
+        kept, path = kept_enrolment(self.store), self.settings.join
+        if path is None or (kept is not None and not path.exists()):
             return kept
-        join = JoinFile.load(self.settings.join)
-        rng = entropy.generator()
+        join = JoinFile.load(path)
+        if kept is not None:
+            if (kept.fleet, kept.coordinator) != (join.fleet, join.coordinator):
+                raise UsageError(
+                    f"{path} is of the fleet {join.fleet!r}, and this device is in {kept.fleet!r}; "
+                    "give it that fleet's join file, or another state directory"
+                )
+            return msgspec.structs.replace(kept, url=join.url)
         while True:
             try:
-                return await enrol(join, self.identity, self.store, self.name, self.meter, rng)
+                return await enrol(
+                    join, self.identity, self.store, self.name, self.meter, entropy.generator()
+                )
             except UsageError as error:  # the device goes on by itself, and asks again
                 log.warning("working alone: %s", error)
                 await asyncio.sleep(ASK_AGAIN_SECONDS)
@@ -249,9 +282,13 @@ class DeviceAgent:
         )
         return to_bytes(self.trainer.fine_tune(shared, plan, stop))
 
-    async def _take_bundle(self, enrolment: Enrolment) -> None:
+    async def _take_bundle(self, enrolment: "Enrolment") -> None:
         """Fetch the fleet's bundle, unless it is the one at hand."""
         if enrolment.bundle == self.bundle.hash:
+            if self.store.fact(FACT_BUNDLE) is None:  # another release may bring another one
+                with self.store.transaction():
+                    self.store.put_blob(self.bundle.to_bytes())
+                    self.store.set_fact(FACT_BUNDLE, enrolment.bundle.encode())
             return
         if enrolment.bundle_bytes > BYTES_MAX:
             raise UsageError(
@@ -277,8 +314,10 @@ class DeviceAgent:
         self._use_bundle(bundle)
 
     def _link(
-        self, enrolment: Enrolment, on_message: OnMessage, on_state: OnState
-    ) -> NatsDeviceLink:
+        self, enrolment: "Enrolment", on_message: OnMessage, on_state: OnState
+    ) -> "NatsDeviceLink":
+        from hedgerow.io.nats_link import NatsDeviceLink
+
         credentials = Credentials(enrolment.credential, self.identity)
         return NatsDeviceLink(
             enrolment.url, enrolment.fleet, credentials, on_message, on_state, self.meter
@@ -290,6 +329,9 @@ class DeviceAgent:
 
     def _personalised(self, model: ModelRef, weights: bytes) -> None:
         self._in_background(model, from_bytes(weights), "accuracy_personalised")
+
+    def _learned(self, private: bytes) -> None:
+        self.trainer.private = from_bytes(private)
 
     def _in_background(self, model: ModelRef, weights: Vector, metric: str) -> None:
         assert self._shell is not None
@@ -307,6 +349,8 @@ class DeviceAgent:
         self._send_report()
 
     def _measured(self, weights: Vector) -> tuple[Predictor, float | None]:
+        from hedgerow.serve.learning import evaluate
+
         predictor = self.pipeline.predictor.with_weights(weights)
         if len(self.holdout.y) == 0:
             return predictor, None

@@ -15,11 +15,17 @@ import numpy as np
 
 from hedgerow.aggregate.mean import ExactSum
 from hedgerow.algorithms.fedavg import server_step
-from hedgerow.core.errors import HedgerowError, PeerError
+from hedgerow.core.errors import HedgerowError, PeerError, UsageError
 from hedgerow.core.layout import Vector
 from hedgerow.io import clock
 from hedgerow.io.authority import Enroller
-from hedgerow.io.coordinator_store import CoordinatorStore, DeviceRow, ModelRow, RoundRow
+from hedgerow.io.coordinator_store import (
+    ROUNDS_KEPT,
+    CoordinatorStore,
+    DeviceRow,
+    ModelRow,
+    RoundRow,
+)
 from hedgerow.io.keys import Identity, verify
 from hedgerow.io.links import CoordinatorLink, LinkDown
 from hedgerow.model.bundle import Bundle
@@ -43,9 +49,12 @@ from hedgerow.wire.weights import from_bytes, model_ref, to_bytes
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+FACT_BUNDLE = "bundle"
 FACT_OPEN_ROUND = "open_round"
 FACT_VELOCITY = "velocity"
 FACT_ROUNDS_DONE = "rounds_done"
+UPDATE_BYTES_MAX = codec.PAYLOAD_BYTES_MAX - 64 * 1024
+"""Largest update that can travel: the rest of its message and its signature take some room."""
 REPLAY_SECONDS_MAX = 10.0
 """Longest silence of the journal while it is replayed."""
 RETRY_SECONDS = 0.5
@@ -80,6 +89,11 @@ class CoordinatorShell:
         self._bundle_bytes = bundle.to_bytes()
         self.bundle_hash = bundle.hash
         self._size = bundle.manifest.layout.shared_size
+        if 4 * self._size > UPDATE_BYTES_MAX:
+            raise UsageError(
+                f"an update of this model takes {4 * self._size} bytes, and at most "
+                f"{UPDATE_BYTES_MAX} can travel; share fewer of its tensors, or take a smaller one"
+            )
         self._link: CoordinatorLink
         self._consumed = 0
         self._replaced = ""
@@ -129,6 +143,13 @@ class CoordinatorShell:
     def _restored(self) -> tuple[fleet.CoordinatorState, Vector, Vector]:
         """State, weights and velocity as they were kept, or as a new fleet begins."""
         store, settings, manifest = self.store, self.settings, self.bundle.manifest
+        kept_bundle = store.fact(FACT_BUNDLE)
+        if kept_bundle is None:
+            store.set_fact(FACT_BUNDLE, self.bundle_hash.encode())
+        elif kept_bundle != self.bundle_hash.encode():
+            raise UsageError(
+                "this fleet runs another bundle; give it that one, or a new state directory"
+            )
         last = store.last_model()
         if last is None:
             weights = self.bundle.weights[: self._size].copy()
@@ -186,6 +207,8 @@ class CoordinatorShell:
                 raise PeerError("misplaced", "not an enrolment of its sender")
             known = self.store.device(device)
             if known is not None and known.revoked:
+                answer = NotEnrolled(device=device, reason="this device was put out of it")
+                self.tasks.spawn(self._answer(device, answer))
                 raise PeerError("revoked", "its owner or the fleet's put it out")
         except PeerError as error:
             log.warning("refused an enrolment of %s: %s", device, error)
@@ -215,7 +238,17 @@ class CoordinatorShell:
                     replayed.set_result(None)
 
     def handle(self, event: fleet.Event) -> None:
-        """One event through the machine, and its effects."""
+        """One event through the machine, and its effects.
+
+        An error stops the shell: half of the effects would leave the machine waiting for ever.
+        """
+        try:
+            self._carry_out(event)
+        except Exception as error:
+            self.tasks.fail(error)
+            raise
+
+    def _carry_out(self, event: fleet.Event) -> None:
         self.state, effects = machine.step(self.state, event, clock.monotonic())
         durable = [effect for effect in effects if isinstance(effect, DURABLE)]
         if durable:
@@ -242,6 +275,7 @@ class CoordinatorShell:
             case do.AbandonRound(number, reason):
                 self.store.set_fact(FACT_OPEN_ROUND, None)
                 self._close_row(number, "abandoned", reason, {})
+                self.store.forget_rounds(number + 1 - ROUNDS_KEPT)
 
     def _act(self, effect: do.Effect) -> None:
         match effect:
@@ -280,6 +314,7 @@ class CoordinatorShell:
                 ModelRow(version, model.hash, number, clock.now()), to_bytes(weights)
             )
             self.store.forget_weights(version - 1)
+            self.store.forget_rounds(number + 1 - ROUNDS_KEPT)
             self.store.set_fact(FACT_VELOCITY, to_bytes(velocity))
             self.store.set_fact(FACT_ROUNDS_DONE, str(self.state.rounds_done + 1).encode())
             self.store.set_fact(FACT_OPEN_ROUND, None)

@@ -33,6 +33,7 @@ SOFT_TIMER = "soft writes"
 SOFT_SECONDS = 1.0
 RECEIPT_SECONDS_MAX = 900.0
 """Longest wait for the receipt of a stored update: beyond it, the stream may have been lost."""
+FACT_ENROLMENT = "enrolment"
 FACT_MODEL = "model"
 FACT_PRIVATE = "private"
 
@@ -65,6 +66,8 @@ class Hooks:
     installed: Callable[[ModelRef, bytes], None]
     personalised: Callable[[ModelRef, bytes], None]
     told: Callable[[str, dict[str, object]], None]
+    learned: Callable[[bytes], None] = lambda private: None
+    """A round's update is in the outbox, and these private tensors are kept with it."""
 
 
 class DeviceShell:
@@ -102,6 +105,8 @@ class DeviceShell:
     def attach(self, link: DeviceLink) -> None:
         """The link to use; its callbacks are `on_message` and `on_state`."""
         self._link = link
+        if self.state.personalise_due:  # the model came before a restart
+            self._timers.set("personalise", self.state.personalise_after_seconds)
 
     def on_message(self, data: bytes) -> None:
         """Bytes came from the coordinator's side of the link."""
@@ -120,7 +125,17 @@ class DeviceShell:
         self.handle(machine.LinkUp() if up else machine.LinkDown())
 
     def handle(self, event: machine.Event) -> None:
-        """One event through the machine, and its effects."""
+        """One event through the machine, and its effects.
+
+        An error stops the shell: half of the effects would leave the machine waiting for ever.
+        """
+        try:
+            self._carry_out(event)
+        except Exception as error:
+            self.tasks.fail(error)
+            raise
+
+    def _carry_out(self, event: machine.Event) -> None:
         self.state, effects = machine.step(self.state, event, clock.monotonic())
         posts = [effect for effect in effects if isinstance(effect, do.Post)]
         if posts:
@@ -133,7 +148,11 @@ class DeviceShell:
 
     def _timer_fired(self, name: str) -> None:
         if name == SOFT_TIMER:
-            self._keep_soft()
+            try:
+                self._keep_soft()
+            except Exception as error:
+                self.tasks.fail(error)
+                raise
         else:
             self.handle(machine.TimerFired(name))
 
@@ -169,6 +188,9 @@ class DeviceShell:
             for post_id in self._forgotten:
                 self.store.acknowledge(post_id)
             if self._installed is not None:
+                kept = self.store.fact(FACT_MODEL)
+                if kept is not None and decode_model(kept).hash != self._installed.hash:
+                    self.store.forget_blob(decode_model(kept).hash)
                 self.store.put_blob(self._blob(self._installed.hash))
                 self.store.set_fact(FACT_MODEL, encode_model(self._installed))
         self._forgotten.clear()
@@ -266,11 +288,13 @@ class DeviceShell:
                 self.handle(machine.TrainingFailed(offer.round, str(error)))
             return
         if not stop.is_set():
-            if outcome.private:
-                self.store.set_fact(FACT_PRIVATE, outcome.private)
-            self.handle(
-                machine.Trained(offer.round, outcome.payload, outcome.samples, outcome.metrics)
-            )
+            with self.store.transaction():
+                if outcome.private:
+                    self.store.set_fact(FACT_PRIVATE, outcome.private)
+                self.handle(
+                    machine.Trained(offer.round, outcome.payload, outcome.samples, outcome.metrics)
+                )
+            self._hooks.learned(outcome.private)
 
     async def _personalise(self, model: ModelRef, stop: Flag) -> None:
         loop = asyncio.get_running_loop()

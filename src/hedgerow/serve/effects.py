@@ -52,6 +52,11 @@ class Tasks:
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
+    def fail(self, error: BaseException) -> None:
+        """Stop the shell with `error`; the first one counts."""
+        if not self.failed.done():
+            self.failed.set_exception(error)
+
     async def close(self) -> None:
         """Cancel what still runs and wait for it to end."""
         await end(list(self._tasks))
@@ -61,5 +66,5 @@ class Tasks:
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
-        if error is not None and not self.failed.done():
-            self.failed.set_exception(error)
+        if error is not None:
+            self.fail(error)

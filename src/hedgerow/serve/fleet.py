@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from hedgerow.core.errors import UsageError
-from hedgerow.io import clock
+from hedgerow.io import clock, sqlite_file
 from hedgerow.io.authority import Authority
 from hedgerow.io.coordinator_store import CoordinatorStore
 from hedgerow.io.links import ByteMeter
@@ -59,29 +61,44 @@ async def running_fleet(settings: CoordinatorSettings) -> AsyncIterator[Fleet]:
         UsageError: a setting, a port or a file stands in the way; says which.
     """
     bundle = app_bundle(settings.app)
-    settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    authority = Authority.load_or_create(
-        authority_path(settings.state), settings.fleet, clock.now()
-    )
-    store = CoordinatorStore(
-        settings.database or f"sqlite:///{settings.state.absolute() / 'coordinator.db'}"
-    )
-    recorder = FleetRecorder(settings.fleet, bundle.manifest.name)
-    identity = authority.coordinator_credentials.identity
-
-    def told(what: str, fields: dict[str, Any]) -> None:
-        log.info("%s %s", what, fields)
-        recorder.told(shell.state, what, fields)
-
-    shell = CoordinatorShell(settings, bundle, identity, authority.enroller, store, told)
+    advertised = _advertised(settings.nats)
     async with contextlib.AsyncExitStack() as stack:
+        stack.callback(os.close, sqlite_file.lock(settings.state / "coordinator"))
+        authority = Authority.load_or_create(
+            authority_path(settings.state), settings.fleet, clock.now()
+        )
+        identity = authority.coordinator_credentials.identity
+        store = CoordinatorStore(
+            settings.database or f"sqlite:///{settings.state.absolute() / 'coordinator.db'}"
+        )
         stack.callback(store.close)
+        recorder = FleetRecorder(settings.fleet, bundle.manifest.name, bundle.manifest.output.task)
+
+        def told(what: str, fields: dict[str, Any]) -> None:
+            log.info("%s %s", what, fields)
+            recorder.told(shell.state, what, fields)
+
+        shell = CoordinatorShell(settings, bundle, identity, authority.enroller, store, told)
         url = settings.nats.url
         if not url:
             server = embedded(settings.state, authority, settings.nats)
+            if server.listens_everywhere and not advertised:
+                raise UsageError(
+                    f"nats.host is {server.host!r}: every interface, which is no address to go "
+                    "into the join file; set nats.advertise to the one that devices reach, as "
+                    "nats://factory.example:4222"
+                )
             stack.push_async_callback(asyncio.to_thread, server.stop)
             await asyncio.to_thread(server.start)
             url = server.url
+        join = authority.join_credentials
+        JoinFile(
+            fleet=settings.fleet,
+            url=advertised or url,
+            coordinator=identity.public,
+            jwt=join.jwt,
+            seed=join.identity.seed_text(),
+        ).save(settings.state / JOIN_FILE)
         link = NatsCoordinatorLink(
             url,
             settings.fleet,
@@ -91,17 +108,22 @@ async def running_fleet(settings: CoordinatorSettings) -> AsyncIterator[Fleet]:
             on_state=shell.on_state,
             meter=ByteMeter(),
         )
-        stack.push_async_callback(shell.close)
-        join = authority.join_credentials
-        JoinFile(
-            fleet=settings.fleet,
-            url=url,
-            coordinator=identity.public,
-            jwt=join.jwt,
-            seed=join.identity.seed_text(),
-        ).save(settings.state / JOIN_FILE)
+        stack.push_async_callback(shell.close)  # from here on there is a link to close
         await shell.start(link)
         yield Fleet(shell, recorder, url)
+
+
+def _advertised(nats: NatsSettings) -> str:
+    """`nats.advertise` if it is a URL or empty. Raises UsageError otherwise."""
+    try:
+        sound = urlsplit(nats.advertise).hostname is not None
+    except ValueError:
+        sound = False
+    if nats.advertise and not sound:
+        raise UsageError(
+            f"nats.advertise is {nats.advertise!r}; wanted a URL, as nats://factory.example:4222"
+        )
+    return nats.advertise
 
 
 def embedded(state: Path, authority: Authority, nats: NatsSettings) -> EmbeddedServer:

@@ -7,6 +7,7 @@ from typing import Any
 from hedgerow.io import clock
 from hedgerow.protocol.fleet import CoordinatorState, Member
 from hedgerow.protocol.view import DeviceView, FleetView, RoundView, WearerRow
+from hedgerow.wire.messages import Report
 
 ROUNDS_SHOWN_MAX = 200
 PHASES = {"offered": "invited", "accepted": "training"}
@@ -15,9 +16,10 @@ PHASES = {"offered": "invited", "accepted": "training"}
 class FleetRecorder:
     """Hears what the machine tells, and draws `FleetView`s."""
 
-    def __init__(self, fleet: str, app: str) -> None:
+    def __init__(self, fleet: str, app: str, task: str = "classification") -> None:
         self._fleet = fleet
         self._app = app
+        self._task = task
         self._started_at = clock.monotonic()
         self._rounds: list[RoundView] = []
         self._version_of_round: dict[int, int] = {}
@@ -38,17 +40,20 @@ class FleetRecorder:
             case "round_closed":
                 self._round_closed(fields)
             case "round_abandoned":
+                self._losses.pop(fields["round"], None)
                 self._rounds.append(
                     RoundView(
                         round=fields["round"],
-                        seconds=0.0,
+                        seconds=fields["seconds"],
                         counted=fields["counted"],
                         update_bytes=self._update_bytes.pop(fields["round"], 0),
                         outcome="abandoned",
                     )
                 )
             case "report":
-                self._reported(state.members[fields["device"]], fields["device"])
+                self._reported(state, fields["device"])
+        for gone in self._rounds[:-ROUNDS_SHOWN_MAX]:
+            self._version_of_round.pop(gone.round, None)
         del self._rounds[:-ROUNDS_SHOWN_MAX]
 
     def accuracies(self, version: int) -> dict[str, float]:
@@ -107,15 +112,26 @@ class FleetRecorder:
         for old in [v for v in self._accuracy if v < fields["model"].version - ROUNDS_SHOWN_MAX]:
             del self._accuracy[old]
 
-    def _reported(self, member: Member, device: str) -> None:
-        report = member.report
+    def _reported(self, state: CoordinatorState, device: str) -> None:
+        report = state.members[device].report
         if report is None:
             return
-        if "accuracy" in report.metrics:
-            self._accuracy[report.model_version][device] = report.metrics["accuracy"]
-        if "accuracy_personalised" in report.metrics:
-            value = report.metrics["accuracy_personalised"]
-            self._personalised[device] = (report.model_version, value)
+        newest = state.model.version
+        if not newest - ROUNDS_SHOWN_MAX <= report.model_version <= newest:
+            return  # a device may claim anything; what is kept stays small
+        accuracy = self._figure(report, "accuracy")
+        if accuracy is not None:
+            self._accuracy[report.model_version][device] = accuracy
+        personalised = self._figure(report, "accuracy_personalised")
+        if personalised is not None:
+            self._personalised[device] = (report.model_version, personalised)
+
+    def _figure(self, report: Report, name: str) -> float | None:
+        """That accuracy, if it was reported and can be one."""
+        value = report.metrics.get(name)
+        if value is None or (self._task == "classification" and not 0 <= value <= 1):
+            return None
+        return value
 
     def _device(
         self, state: CoordinatorState, device: str, member: Member, now: float
@@ -137,8 +153,8 @@ class FleetRecorder:
             view.model_version = report.model_version
             view.label, view.confidence = report.label, report.confidence
             view.reason = report.reason
-            view.accuracy = report.metrics.get("accuracy")
-            view.accuracy_personalised = report.metrics.get("accuracy_personalised")
+            view.accuracy = self._figure(report, "accuracy")
+            view.accuracy_personalised = self._figure(report, "accuracy_personalised")
             view.bytes_up = int(report.metrics.get("bytes_up", 0))
             view.bytes_down = int(report.metrics.get("bytes_down", 0))
             view.bytes_kept = int(report.metrics.get("bytes_kept", 0))

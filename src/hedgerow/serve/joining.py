@@ -4,6 +4,8 @@ A join file says where the fleet is, whom to believe there (the coordinator's pu
 the join credential, with which one can ask for enrolment and do nothing else.
 """
 
+from __future__ import annotations
+
 import asyncio
 import json
 import logging
@@ -15,15 +17,15 @@ import numpy as np
 from hedgerow.core.errors import PeerError, UsageError
 from hedgerow.io.authority import Credentials
 from hedgerow.io.device_store import DeviceStore
-from hedgerow.io.keys import Identity, read_secret, verify, write_secret
+from hedgerow.io.keys import Identity, read_secret, replace_secret, verify
 from hedgerow.io.links import ByteMeter, LinkDown
 from hedgerow.io.nats_link import NatsJoinLink
+from hedgerow.serve.device import FACT_ENROLMENT
 from hedgerow.wire import codec
 from hedgerow.wire.messages import Enrol, Enrolled, NotEnrolled
 
 log = logging.getLogger(__name__)
 
-FACT_ENROLMENT = "enrolment"
 ANSWER_SECONDS_MAX = 20.0
 """Then connect anew. The request is repeated all along, so a short one would only cost logins."""
 RETRY_SECONDS_MAX = 30.0
@@ -39,12 +41,11 @@ class JoinFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     seed: str
 
     def save(self, path: Path) -> None:
-        """Write it, readable by its owner alone; an older one is replaced."""
-        path.unlink(missing_ok=True)
-        write_secret(path, json.dumps(msgspec.to_builtins(self), indent=1) + "\n")
+        """Write it, readable by its owner alone; an older one is replaced in one step."""
+        replace_secret(path, json.dumps(msgspec.to_builtins(self), indent=1) + "\n")
 
     @classmethod
-    def load(cls, path: Path) -> "JoinFile":
+    def load(cls, path: Path) -> JoinFile:
         """Read it. Raises UsageError when it is missing, readable by others, or something else."""
         try:
             return msgspec.json.decode(read_secret(path), type=cls)

@@ -2,9 +2,7 @@
 
 from threading import Event as Flag
 
-import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from hedgerow.core.errors import UsageError
 from hedgerow.core.layout import Vector
@@ -17,18 +15,9 @@ from hedgerow.model.predictor import Predictor
 from hedgerow.sense.augment import augmenter
 from hedgerow.sense.features import features
 from hedgerow.serve.device import Outcome
+from hedgerow.serve.windows import WindowSet
 from hedgerow.wire.messages import Offer
 from hedgerow.wire.weights import from_bytes, to_bytes
-
-Windows = NDArray[np.float32]
-Labels = NDArray[np.int64]
-
-
-class WindowSet(msgspec.Struct, frozen=True, eq=False):
-    """Windows `x [N, C, T]` as they were sensed, and their labels `y [N]`."""
-
-    x: Windows
-    y: Labels
 
 
 class LocalTrainer:
@@ -54,16 +43,19 @@ class LocalTrainer:
         self.private = bundle.weights[self._shared_size :] if private is None else private
 
     def train(self, offer: Offer, shared: bytes, stop: Flag) -> Outcome:
-        """One round's local training; the private tensors learn too and stay."""
+        """One round's local training; the private tensors learn too and stay.
+
+        They count once the update does: `private` is for the caller to set, as training may have
+        been stopped.
+        """
         start = self.whole(shared)
         weights, metrics = self.fit(start, offer.plan, ("round", offer.round), stop)
-        self.private = weights[self._shared_size :]
         delta = weights[: self._shared_size] - start[: self._shared_size]
         return Outcome(
             payload=to_bytes(delta),
             samples=len(self._y),
             metrics=metrics,
-            private=to_bytes(self.private),
+            private=to_bytes(weights[self._shared_size :]),
         )
 
     def fine_tune(self, shared: bytes, plan: LocalPlan, stop: Flag) -> Vector:

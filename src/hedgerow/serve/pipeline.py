@@ -5,16 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hedgerow.core.schema import InputSchema
 from hedgerow.decide.decision import Decision
 from hedgerow.decide.evidence import probabilities, reconstruction_error
 from hedgerow.decide.rules import Band, Rule, RuleState, decide
-from hedgerow.io.data import Recording
 from hedgerow.model.bundle import Bundle
 from hedgerow.model.predictor import Predictor
 from hedgerow.sense.features import Featuriser
 from hedgerow.sense.windows import Windower
-from hedgerow.serve.learning import WindowSet
 
 
 class Pipeline:
@@ -34,11 +31,9 @@ class Pipeline:
         )
         self._state = RuleState()
         self.windows = 0
-        self.samples_bytes = 0
 
     def push(self, samples: NDArray[np.float32], time_seconds: float) -> Decision | None:
         """Samples `[n, C]` in; the last decision that they led to, if a window was completed."""
-        self.samples_bytes += samples.nbytes
         decision = None
         for window in self._windower.push(samples, time_seconds):
             self.windows += 1
@@ -56,19 +51,3 @@ class Pipeline:
         if self._task == "regression":
             return [float(answer[0])]
         return [reconstruction_error(given, answer)]
-
-
-def windows_of(recordings: list[Recording], schema: InputSchema) -> WindowSet:
-    """All whole windows whose sensor can be believed, none across two recordings.
-
-    Returns x `[N, C, T]` and y `[N]`.
-    """
-    x: list[NDArray[np.float32]] = []
-    y: list[int] = []
-    for recording in recordings:
-        windows = [w for w in Windower(schema).push(recording.samples, 0.0) if w.quality.usable]
-        x += [window.samples for window in windows]
-        y += [recording.label] * len(windows)
-    shape = (len(x), len(schema.channels), schema.window)
-    stacked = np.stack(x) if x else np.empty(shape, np.float32)
-    return WindowSet(stacked, np.array(y, np.int64))

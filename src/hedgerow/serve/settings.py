@@ -8,7 +8,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 import platformdirs
@@ -16,6 +16,7 @@ import platformdirs
 from hedgerow.algorithms.fedavg import FedAvg
 from hedgerow.core.errors import UsageError
 from hedgerow.core.schema import LocalPlan
+from hedgerow.io.data import WATCH_WEARERS
 from hedgerow.io.device_store import StoreLimits
 from hedgerow.protocol.fleet import RoundRules
 
@@ -29,12 +30,22 @@ def state_directory(role: str) -> Path:
     return Path(platformdirs.user_state_dir("hedgerow", appauthor=False)) / role
 
 
+Port: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
+
+
 class SensorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where samples come from: `replay` plays one wearer's recordings, `speed` times real time."""
 
-    kind: str = "none"
+    kind: Literal["none", "replay"] = "none"
     wearer: str = ""
-    speed: float = 1.0
+    speed: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind == "replay" and self.wearer not in map(str, WATCH_WEARERS):
+            raise UsageError(
+                f"sensor.wearer is {self.wearer!r}; to replay recordings set it to one of "
+                f"{WATCH_WEARERS[0]} to {WATCH_WEARERS[-1]}"
+            )
 
 
 class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,12 +55,12 @@ class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     state: Path = msgspec.field(default_factory=lambda: state_directory("device"))
     join: Path | None = None
     app: str = "watch"
-    check_in_seconds: float = 30.0
-    report_seconds: float = 1.0
-    personalise_after_seconds: float = 60.0
-    personalise_epochs: float = 2.0
-    personalise_rate: float = 0.05
-    threads: int = 1
+    check_in_seconds: Annotated[float, msgspec.Meta(gt=0)] = 30.0
+    report_seconds: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    personalise_after_seconds: Annotated[float, msgspec.Meta(ge=0)] = 60.0
+    personalise_epochs: Annotated[float, msgspec.Meta(gt=0)] = 2.0
+    personalise_rate: Annotated[float, msgspec.Meta(gt=0)] = 0.05
+    threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     store: StoreLimits = StoreLimits()
     sensor: SensorSettings = SensorSettings()
 
@@ -59,15 +70,19 @@ class DashboardSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
     enabled: bool = True
     host: str = "127.0.0.1"
-    port: int = 8420
+    port: Port = 8420
 
 
 class NatsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The NATS server: embedded on `host`:`port`, or one elsewhere by `url`."""
+    """The NATS server: embedded on `host`:`port`, or one elsewhere by `url`.
+
+    `advertise` is the URL devices reach it by; it goes into the join file. Empty: the same.
+    """
 
     url: str = ""
     host: str = "127.0.0.1"
-    port: int = 4222
+    port: Port = 4222
+    advertise: str = ""
 
 
 class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -82,6 +97,13 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     rounds: RoundRules = RoundRules()
     fedavg: FedAvg = FedAvg()
     plan: LocalPlan | None = None
+
+    def __post_init__(self) -> None:
+        if self.fedavg.local_rate == "cosine" and self.rounds.rounds < 2:
+            raise UsageError(
+                f"fedavg.local_rate is 'cosine' over {self.rounds.rounds} rounds; set "
+                "rounds.rounds to 2 or more, or local_rate to 'constant'"
+            )
 
 
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
