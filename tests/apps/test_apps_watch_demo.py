@@ -1,6 +1,8 @@
 """`hedgerow demo` as a user runs it, cut to two rounds, and interrupted."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,20 @@ def test_it_prints_one_json_object_and_leaves_nothing(tmp_path: Path) -> None:
         assert set(row) == WEARER
         assert all(0 <= row[name] <= 1 for name in WEARER - {"wearer"})
     assert "page: http://127.0.0.1:" in done.err
+
+
+def test_a_watch_that_dies_ends_it_at_once(tmp_path: Path) -> None:
+    data.fetch("watch")
+    with Command(tmp_path, "demo", "--json", "--port", "0", "--verbose") as command:
+        command.wait_for("round_opened", 60)
+        watches = [line for line in command.left_behind() if "hedgerow device" in line]
+        assert all("--verbose" in line for line in watches)
+        (third,) = [line for line in watches if "--wearer 3 " in line]
+        os.kill(int(third.partition(" ")[0]), signal.SIGKILL)
+        done = command.done(30)
+        assert done.code == 1
+        assert "watch 3 ended early" in done.err
+        assert command.left_behind() == []
 
 
 @pytest.mark.parametrize("moment", ["page: http", "round "])

@@ -1,6 +1,8 @@
 """What `hedgerow bench … --json` prints, and that nothing of it stays."""
 
 import json
+import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,17 @@ def test_bench_round_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
         assert command.done(30).code == 130
         assert command.left_behind() == []
         assert command.files_left() == []
+
+
+def test_bench_round_ends_when_a_process_of_its_devices_does(tmp_path: Path) -> None:
+    with Command(tmp_path, "bench", "round", "--devices", "3", "--rounds", "190") as command:
+        wait_for_hosts(command)
+        hosts = [line for line in command.left_behind() if "bench.round" in line]
+        os.kill(int(hosts[0].partition(" ")[0]), signal.SIGKILL)
+        done = command.done(30)
+        assert done.code == 1
+        assert "a process of devices ended with -9" in done.err
+        assert command.left_behind() == []
 
 
 def wait_for_hosts(command: Command) -> None:

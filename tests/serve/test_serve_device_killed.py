@@ -8,6 +8,7 @@ import numpy as np
 
 from hedgerow.io.device_store import DeviceStore
 from hedgerow.protocol.fleet import RoundRules
+from hedgerow.serve.device import FACT_ENROLMENT
 from hedgerow.serve.fleet import running_fleet
 from hedgerow.serve.joining import JoinFile
 from hedgerow.serve.settings import CoordinatorSettings, NatsSettings

@@ -1,6 +1,7 @@
 """The same updates give the same model, bit for bit, in whatever order they arrive."""
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 from hedgerow.protocol.fleet import RoundRules
@@ -28,12 +29,17 @@ def model_hash(home: Path, orders: list[list[str]]) -> tuple[str, list[float]]:
             async with running(*hosts.values()):
                 for number, order in enumerate(orders, start=1):
                     for name in order:
-                        hosts[name].trainer.go_once(number)
-                        await until(lambda n=name, r=number: hosts[n].outcome(r) == "counted")
+                        host = hosts[name]
+                        host.trainer.go_once(number)
+                        await until(partial(counted, host, number))
                 await until(lambda: fleet.shell.state.phase == "done")
             return fleet.shell.state.model.hash, fleet.shell.weights.tolist()
 
     return asyncio.run(body())
+
+
+def counted(host: Host, number: int) -> bool:
+    return host.outcome(number) == "counted"
 
 
 def test_the_order_of_arrival_changes_no_bit(tmp_path: Path) -> None:

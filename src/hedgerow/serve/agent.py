@@ -113,6 +113,7 @@ class DeviceAgent:
         """Start from this bundle: the model last installed if it is of it, else its own weights."""
         self.bundle = bundle
         self._shared_size = bundle.manifest.layout.shared_size
+        self._keep_history()
         self.model, shared = self._model_at_hand()
         weights = np.concatenate([from_bytes(shared), self._private()])
         predictor = Predictor(bundle, weights=weights, threads=self.settings.threads)
@@ -127,7 +128,8 @@ class DeviceAgent:
         """Windows and training graph: a device that shares with nobody is smaller without them."""
         from hedgerow.serve.learning import LocalTrainer
 
-        self.train_set, self.holdout = self._window_sets()
+        self.train_set = WindowSet(*self.store.load_windows("train"))
+        self.holdout = WindowSet(*self.store.load_windows("holdout"))
         self.trainer = LocalTrainer(
             self.bundle, self.name, self.train_set, self._private(), threads=self.settings.threads
         )
@@ -147,25 +149,24 @@ class DeviceAgent:
         sensor = self.settings.sensor
         return [] if sensor.kind == "none" else data.load_wearer(int(sensor.wearer))
 
-    def _window_sets(self) -> tuple[WindowSet, WindowSet]:
-        """Windows to learn from, and windows held out; sensed once, then read from the store."""
+    def _keep_history(self) -> None:
+        """Windows of the recordings into the store, once: some to learn from, some held out."""
         schema = self.bundle.manifest.input
         history = f"{self.settings.sensor.kind}/{self.settings.sensor.wearer}/{self.bundle.hash}"
-        if self.store.fact(FACT_HISTORY) != history.encode():
-            first, rest = data.split_in_time(self._recordings, TRAIN_SHARE)
-            sets = {"train": windows_of(first, schema), "holdout": windows_of(rest, schema)}
-            now = clock.now()
-            if self.store.window_count():
-                self.store.clear_windows()
-            with self.store.transaction():
-                for purpose, windows in sets.items():
-                    rows = zip(windows.x, windows.y, strict=True)
-                    self.store.add_windows(
-                        [StoredWindow(x, int(y), now, purpose) for x, y in rows], now
-                    )
-                self.store.set_fact(FACT_HISTORY, history.encode())
-        train, holdout = (self.store.load_windows(purpose) for purpose in ("train", "holdout"))
-        return WindowSet(*train), WindowSet(*holdout)
+        if self.store.fact(FACT_HISTORY) == history.encode():
+            return
+        first, rest = data.split_in_time(self._recordings, TRAIN_SHARE)
+        sets = {"train": windows_of(first, schema), "holdout": windows_of(rest, schema)}
+        now = clock.now()
+        if self.store.window_count():
+            self.store.clear_windows()
+        with self.store.transaction():
+            for purpose, windows in sets.items():
+                rows = zip(windows.x, windows.y, strict=True)
+                self.store.add_windows(
+                    [StoredWindow(x, int(y), now, purpose) for x, y in rows], now
+                )
+            self.store.set_fact(FACT_HISTORY, history.encode())
 
     # Sense, infer, decide -------------------------------------------------------------------------
 
