@@ -252,6 +252,8 @@ def test_a_revoked_device_is_cut_off_and_stays_out(
 ) -> None:
     async def scene() -> None:
         async with device(server, authority) as bad, device(server, authority) as good:
+            began = int(clock.now())
+            await until(lambda: int(clock.now()) > began + 1)  # claims carry whole seconds
             authority.revoke(bad.id)
             server.reload()
             await until(lambda: bad.states == [True, False])

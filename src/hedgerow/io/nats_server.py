@@ -59,6 +59,8 @@ class EmbeddedServer:
         self._authority = authority
         self._binary = binary
         self._limits = ServerLimits() if limits is None else limits
+        # One for the server's life: a reload that changes the operator is refused whole.
+        self._operator_jwt = authority.operator_jwt(clock.now())
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -154,7 +156,7 @@ logfile_max_num: 2
 max_payload: {MESSAGE_BYTES_MAX}
 max_pending: {limits.pending_bytes_max}
 write_deadline: "10s"
-operator: {self._authority.operator_jwt(now)}
+operator: {self._operator_jwt}
 system_account: {self._authority.system_account}
 resolver: MEMORY
 resolver_preload {{
