@@ -6,7 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from hedgerow.serve.agent import FACT_BUNDLE, DeviceAgent
+from hedgerow.io.device_store import FACT_BUNDLE
+from hedgerow.serve.agent import DeviceAgent
 from hedgerow.serve.joining import JoinFile
 from hedgerow.serve.settings import CoordinatorSettings, NatsSettings
 from tests.serve.agents import made_up_recordings, running_agents, settings

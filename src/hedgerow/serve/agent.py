@@ -20,7 +20,7 @@ from hedgerow.core.layout import Vector
 from hedgerow.decide.decision import Decision
 from hedgerow.io import clock, data, entropy
 from hedgerow.io.authority import Credentials
-from hedgerow.io.device_store import DeviceStore, StoredWindow
+from hedgerow.io.device_store import FACT_BUNDLE, DeviceStore, StoredWindow
 from hedgerow.io.keys import Identity
 from hedgerow.io.links import ByteMeter, LinkDown, OnMessage, OnState
 from hedgerow.io.memory import release_startup_pages
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FACT_BUNDLE = "bundle"
 FACT_HISTORY = "history"
 TRAIN_SHARE = 0.7
 """The first 70% of each labelled recording is learned from, the rest tells how good that was."""

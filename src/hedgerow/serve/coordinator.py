@@ -238,25 +238,16 @@ class CoordinatorShell:
                     replayed.set_result(None)
 
     def handle(self, event: fleet.Event) -> None:
-        """One event through the machine, and its effects.
-
-        An error stops the shell: half of the effects would leave the machine waiting for ever.
-        """
-        try:
-            self._carry_out(event)
-        except Exception as error:
-            self.tasks.fail(error)
-            raise
-
-    def _carry_out(self, event: fleet.Event) -> None:
-        self.state, effects = machine.step(self.state, event, clock.monotonic())
-        durable = [effect for effect in effects if isinstance(effect, DURABLE)]
-        if durable:
-            with self.store.transaction():
-                for kept in durable:
-                    self._keep(kept)
-        for effect in effects:
-            self._act(effect)
+        """One event through the machine, and its effects; an error stops the shell."""
+        with self.tasks.guarding():
+            self.state, effects = machine.step(self.state, event, clock.monotonic())
+            durable = [effect for effect in effects if isinstance(effect, DURABLE)]
+            if durable:
+                with self.store.transaction():
+                    for kept in durable:
+                        self._keep(kept)
+            for effect in effects:
+                self._act(effect)
 
     # Effects --------------------------------------------------------------------------------------
 

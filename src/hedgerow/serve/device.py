@@ -121,38 +121,27 @@ class DeviceShell:
     def on_state(self, up: bool) -> None:
         """The link came up or went down."""
         if up:
-            self.store.expire_outbox(clock.now())
+            with self.tasks.guarding():
+                self.store.expire_outbox(clock.now())
         self.handle(machine.LinkUp() if up else machine.LinkDown())
 
     def handle(self, event: machine.Event) -> None:
-        """One event through the machine, and its effects.
-
-        An error stops the shell: half of the effects would leave the machine waiting for ever.
-        """
-        try:
-            self._carry_out(event)
-        except Exception as error:
-            self.tasks.fail(error)
-            raise
-
-    def _carry_out(self, event: machine.Event) -> None:
-        self.state, effects = machine.step(self.state, event, clock.monotonic())
-        posts = [effect for effect in effects if isinstance(effect, do.Post)]
-        if posts:
-            with self.store.transaction():
-                for post in posts:
-                    self._keep(post)
-                self._keep_soft()
-        for effect in effects:
-            self._act(effect)
+        """One event through the machine, and its effects; an error stops the shell."""
+        with self.tasks.guarding():
+            self.state, effects = machine.step(self.state, event, clock.monotonic())
+            posts = [effect for effect in effects if isinstance(effect, do.Post)]
+            if posts:
+                with self.store.transaction():
+                    for post in posts:
+                        self._keep(post)
+                    self._keep_soft()
+            for effect in effects:
+                self._act(effect)
 
     def _timer_fired(self, name: str) -> None:
         if name == SOFT_TIMER:
-            try:
+            with self.tasks.guarding():
                 self._keep_soft()
-            except Exception as error:
-                self.tasks.fail(error)
-                raise
         else:
             self.handle(machine.TimerFired(name))
 

@@ -1,8 +1,9 @@
 """What both shells share: timers on the event loop, and tasks that are not lost."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from hedgerow.io.tasks import end
@@ -56,6 +57,19 @@ class Tasks:
         """Stop the shell with `error`; the first one counts."""
         if not self.failed.done():
             self.failed.set_exception(error)
+
+    @contextlib.contextmanager
+    def guarding(self) -> Iterator[None]:
+        """An error inside stops the shell, and goes on to the caller.
+
+        Timers and links only log what their callbacks raise; half of an event's effects would leave
+        the machine waiting for ever.
+        """
+        try:
+            yield
+        except Exception as error:
+            self.fail(error)
+            raise
 
     async def close(self) -> None:
         """Cancel what still runs and wait for it to end."""
