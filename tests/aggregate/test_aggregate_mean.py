@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
 
 from hedgerow.aggregate.mean import ExactSum
 from hedgerow.core.errors import UsageError
@@ -13,7 +14,7 @@ from hedgerow.core.fixed import TERMS_MAX, Fixed, to_fixed, weight_to_fixed
 SIZE = 5
 Term = tuple[Fixed, int]
 
-vectors = arrays(np.float32, SIZE, elements=st.floats(-60, 60, width=32))
+vectors = arrays(np.float32, SIZE, elements=st.floats(-15, 15, width=32))
 terms = st.lists(
     st.tuples(vectors, st.integers(1, 65536)).map(
         lambda pair: (to_fixed(pair[0], pair[1] / 1024), weight_to_fixed(pair[1] / 1024))
@@ -90,5 +91,27 @@ def test_what_it_refuses() -> None:
         total.add(np.zeros(3, np.int64), 1)
     full = ExactSum(2)
     full.terms = TERMS_MAX
-    with pytest.raises(UsageError, match="at most 262144 terms"):
+    with pytest.raises(UsageError, match="at most 1048576 terms"):
         full.add(np.zeros(2, np.int64), 1)
+
+
+@given(
+    arrays(np.float32, (4, SIZE), elements=st.floats(-15, 15, width=32)),
+    st.lists(st.floats(2**-16, 64), min_size=4, max_size=4),
+)
+def test_rows_at_once_are_rows_one_by_one(
+    values: NDArray[np.float32], weights: list[float]
+) -> None:
+    once, each = ExactSum(SIZE), ExactSum(SIZE)
+    assert once.add_rows(values, weights).all()
+    for row, weight in zip(values, weights, strict=True):
+        each.add(to_fixed(row, weight), weight_to_fixed(weight))
+    assert once.digest() == each.digest()
+
+
+def test_a_row_that_is_refused_weighs_nothing() -> None:
+    total = ExactSum(2)
+    values = np.array([[1, 2], [np.nan, 1]], np.float32)
+    assert total.add_rows(values, [0.5, 2.0]).tolist() == [True, False]
+    assert total.terms == 1 and total.weight_total == weight_to_fixed(0.5)
+    assert total.mean().tolist() == [1.0, 2.0]

@@ -8,9 +8,11 @@ import pytest
 from numpy.typing import NDArray
 
 from hedgerow.apps.watch.author_model import spec
+from hedgerow.core.streams import keys_of
 from hedgerow.io import data
 from hedgerow.model.bundle import Bundle
-from hedgerow.model.learner import Learner
+from hedgerow.model.learner import Learner, Samples
+from hedgerow.model.passes import Pass
 from hedgerow.model.predictor import Predictor
 from hedgerow.sense.augment import augmenter
 from hedgerow.sense.features import features
@@ -71,11 +73,14 @@ def test_its_plan_learns(bundle: Bundle) -> None:
     fresh_windows, fresh_y = movements(140, rng)
     fresh = features(fresh_windows, manifest.input)
     plan = msgspec.structs.replace(manifest.plan, epochs=12.0, rate=0.05, augment=("jitter",))
-    trained = Learner(bundle).train(
-        bundle.weights, x, y, plan, rng, augment=augmenter(plan.augment, manifest.input)
+    trained = Learner(bundle).run(
+        Pass(bundle.weights[None], plan),
+        [Samples(x, y)],
+        keys_of(5, (), np.arange(1)),
+        augment=augmenter(plan.augment, manifest.input),
     )
     before = Predictor(bundle)(fresh).argmax(1)
-    after = Predictor(bundle, weights=trained.weights)(fresh).argmax(1)
+    after = Predictor(bundle, weights=trained.weights[0])(fresh).argmax(1)
     assert np.mean(before == fresh_y) < 0.4
     assert np.mean(after == fresh_y) > 0.9
 

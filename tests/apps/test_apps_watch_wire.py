@@ -153,8 +153,9 @@ def check(message: FromDevice) -> None:
     """Only what the pages in `docs/messages/` allow, and within their bounds."""
     match message:
         case Update():
-            assert len(message.payload) == 4 * P
-            assert set(message.metrics) == {"loss", "steps"}
+            assert [len(payload) for payload in message.payloads] == [4 * P]
+            assert message.figures == ()
+            assert set(message.metrics) == {"loss", "steps", "seconds"}
         case Report():
             assert FIGURES.issuperset(message.metrics)
             assert len(message.metrics) <= 64
@@ -190,7 +191,7 @@ def explained(found: Published, device: str) -> str:
     message = codec.open_from_device(found.payload, device, verify)
     check(message)
     assert codec.seal(message, device, lambda data: b"s" * 64) == found.payload.replace(
-        msgspec.msgpack.decode(found.payload)[3], b"s" * 64
+        msgspec.msgpack.decode(found.payload)[2], b"s" * 64
     )  # nothing beside the message's own fields
     assert found.subject.rpartition(".")[2] == {"update": "update", "enrol": device}.get(
         kind_of(message), "note"

@@ -12,7 +12,9 @@ from torch import nn
 from hedgerow.author import check
 from hedgerow.author.check import draw
 from hedgerow.core.schema import LocalPlan
-from hedgerow.model.learner import Learner
+from hedgerow.core.streams import keys_of
+from hedgerow.model.learner import Learner, Samples
+from hedgerow.model.passes import Pass
 from hedgerow.model.predictor import Precision, Predictor
 from tests.author.modules import MAKERS, Compiled
 
@@ -67,7 +69,8 @@ def test_momentum_decay_and_clipping_are_those_of_torch(compiled: Compiled, clip
     plan = LocalPlan(
         epochs=10, batch=12, rate=0.1, momentum=0.9, weight_decay=0.01, gradient_norm_max=clip
     )
-    trained = Learner(bundle).train(bundle.weights, x, y, plan, rng)
+    ask = Pass(bundle.weights[None], plan)
+    trained = Learner(bundle).run(ask, [Samples(x, y)], keys_of(1, (), np.arange(1)))
 
     module = spec.prepared()
     optimiser = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
@@ -79,8 +82,8 @@ def test_momentum_decay_and_clipping_are_those_of_torch(compiled: Compiled, clip
             torch.nn.utils.clip_grad_norm_(module.parameters(), clip)
         optimiser.step()
     eager = {name: tensor.detach().numpy() for name, tensor in module.named_parameters()}
-    assert trained.steps == 10 and trained.samples == 120
-    assert np.abs(trained.weights - spec.layout().flatten(eager)).max() < 1e-5
+    assert trained.steps.tolist() == [10] and trained.samples.tolist() == [120]
+    assert np.abs(trained.weights[0] - spec.layout().flatten(eager)).max() < 1e-5
 
 
 @pytest.mark.parametrize("name", ["dense", "conv1d", "conv2d"])

@@ -1,15 +1,22 @@
 """What cannot be compiled is refused before anything is written, with what to do instead."""
 
+import dataclasses
 import re
 
+import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from torch import Tensor, nn
 
 from hedgerow.author import check, export, load_spec
+from hedgerow.author.export import output_bias
 from hedgerow.author.spec import Spec
 from hedgerow.core.errors import UsageError
-from hedgerow.model.learner import Learner
+from hedgerow.core.schema import LocalPlan
+from hedgerow.core.streams import keys_of
+from hedgerow.model.learner import Learner, Samples
+from hedgerow.model.passes import Pass
 from tests.author.modules import Compiled, spec_of
 
 
@@ -87,9 +94,34 @@ def test_a_reconstruction_learns_without_targets(compiled: Compiled) -> None:
     spec, bundle = compiled("reconstruction")
     rng = np.random.default_rng(0)
     x = rng.standard_normal((32, 2, 6), np.float32)
-    from msgspec.structs import replace
-
     plan = replace(spec.plan, epochs=40, rate=0.2)
     learner = Learner(bundle)
-    start = learner.train(bundle.weights, x, None, replace(plan, epochs=1), rng).loss
-    assert learner.train(bundle.weights, x, None, plan, rng).loss < 0.9 * start
+
+    def loss(plan: LocalPlan) -> float:
+        ask = Pass(bundle.weights[None], plan)
+        return float(learner.run(ask, [Samples(x, None)], keys_of(0, (), np.arange(1))).loss[0])
+
+    assert loss(plan) < 0.9 * loss(replace(plan, epochs=1))
+
+
+def test_the_bias_behind_the_output_is_found(compiled: Compiled) -> None:
+    found = {
+        name: compiled(name)[1].manifest.output.bias
+        for name in ("dense", "conv1d", "regression", "tokens")
+    }
+    assert found == {
+        "dense": "5.bias",
+        "conv1d": "8.bias",
+        "regression": "2.bias",
+        "tokens": "head.bias",
+    }
+
+
+def test_a_bias_that_is_none_is_refused_and_none_is_found_where_there_is_none() -> None:
+    module = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3, bias=False))
+    spec = spec_of(module, (4,), 3)
+    assert output_bias(spec, spec.prepared()) == ""
+    named = msgspec.structs.replace(spec.output, bias="0.bias")
+    wrong = dataclasses.replace(spec, output=named)
+    with pytest.raises(UsageError, match=r"names the bias '0.bias', but adding to it"):
+        output_bias(wrong, wrong.prepared())

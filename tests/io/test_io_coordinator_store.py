@@ -19,7 +19,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     yield found
     engine = sa.create_engine(found)
     with engine.begin() as connection:
-        for table in ("schema_version", "devices", "rounds", "models", "facts"):
+        for table in ("schema_version", "devices", "rounds", "models", "settled", "facts"):
             connection.execute(sa.text(f"DROP TABLE IF EXISTS {table}"))
     engine.dispose()
 
@@ -40,6 +40,22 @@ def test_devices_enrol_once_and_come_back_in_order(store: CoordinatorStore) -> N
     assert store.set_revoked("UA", True)
     assert not store.set_revoked("UC", True)
     assert store.device("UA") == DeviceRow("UA", "first", 10.25, revoked=True)
+
+
+def test_the_last_settled_round_of_each_device_is_kept(store: CoordinatorStore) -> None:
+    assert store.settled() == {}
+    store.set_settled({"UA": 3, "UB": 2**40})
+    store.set_settled({"UB": 7, "UC": 1})
+    store.set_settled({})
+    assert store.settled() == {"UA": 3, "UB": 7, "UC": 1}
+
+
+def test_the_newest_models_come_first(store: CoordinatorStore) -> None:
+    rows = [ModelRow(version, f"{version:064x}", version, 0.5) for version in (1, 2, 3)]
+    for row in rows:
+        store.add_model(row, b"w")
+    assert store.models(2) == rows[:0:-1]
+    assert store.models(9) == rows[::-1]
 
 
 def test_a_round_is_kept_as_it_last_stood(store: CoordinatorStore) -> None:

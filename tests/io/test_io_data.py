@@ -22,7 +22,12 @@ from hypothesis import strategies as st
 from hedgerow.cli import main
 from hedgerow.core.errors import UsageError
 from hedgerow.io import data
+from hedgerow.io.data.cache import install, write
+from hedgerow.io.data.packages import Wheel
+from hedgerow.io.data.sources import members
 from hedgerow.io.sensors.replay import ReplaySensor
+
+MEMBER = "seglearn/data/watch_dataset.npy"
 
 
 def raw_watch() -> dict[str, Any]:
@@ -47,7 +52,7 @@ def raw_watch() -> dict[str, Any]:
 def pack(member: bytes) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("seglearn/data/watch_dataset.npy", member)
+        archive.writestr(MEMBER, member)
     return buffer.getvalue()
 
 
@@ -61,8 +66,8 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path.write_bytes(pack(buffer.getvalue()))
     pinned = replace(
         data.SOURCES["watch"],
-        wheel_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        member_sha256=hashlib.sha256(buffer.getvalue()).hexdigest(),
+        package=Wheel("seglearn", "1.2.5", hashlib.sha256(path.read_bytes()).hexdigest()),
+        members={MEMBER: hashlib.sha256(buffer.getvalue()).hexdigest()},
     )
     monkeypatch.setattr(data, "SOURCES", {"watch": pinned})
     return path
@@ -83,9 +88,9 @@ def pip_answers(code: int, error: str) -> Callable[..., subprocess.CompletedProc
 
 def test_fetch_converts_once_and_reads_back(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not data.is_fetched("watch")
-    home = data.fetch("watch", wheel=wheel)
+    home = data.fetch("watch", package=wheel)
     assert data.is_fetched("watch")
-    monkeypatch.setattr(data, "_download", no_download)
+    monkeypatch.setattr(Wheel, "download", no_download)
     assert data.fetch("watch") == home  # whole and there: nothing is fetched again
 
     everybody = data.load_watch()
@@ -103,7 +108,7 @@ def test_fetch_converts_once_and_reads_back(wheel: Path, monkeypatch: pytest.Mon
 
 
 def test_a_wearer_is_read_without_the_others(wheel: Path) -> None:
-    home = data.fetch("watch", wheel=wheel)
+    home = data.fetch("watch", package=wheel)
     for path in home.glob("wearer-*.npz"):
         if path.name != "wearer-07.npz":
             path.unlink()
@@ -115,19 +120,19 @@ def test_a_wearer_is_read_without_the_others(wheel: Path) -> None:
 
 
 def test_a_damaged_file_is_refused_and_mended(wheel: Path) -> None:
-    home = data.fetch("watch", wheel=wheel)
+    home = data.fetch("watch", package=wheel)
     path = home / "wearer-02.npz"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(UsageError, match="is damaged"):
         data.load_wearer(2)
     assert not data.is_fetched("watch")
-    data.fetch("watch", wheel=wheel)
+    data.fetch("watch", package=wheel)
     assert path.read_bytes() == whole
     (home / "meta.json").write_text("{")
     with pytest.raises(UsageError, match=r"meta\.json is damaged"):
         data.load_wearer(2)
-    data.fetch("watch", wheel=wheel)
+    data.fetch("watch", package=wheel)
     assert data.is_fetched("watch")
 
 
@@ -140,23 +145,24 @@ def test_nothing_is_unpickled_before_its_hash_is_checked(wheel: Path, tmp_path: 
 
     wheel.write_bytes(pack(pickle.dumps(Trap())))
     with pytest.raises(UsageError, match="was not opened"):
-        data.fetch("watch", wheel=wheel)
+        data.fetch("watch", package=wheel)
     # The same when only the wheel's own hash was mended.
     source = data.SOURCES["watch"]
-    mended = replace(source, wheel_sha256=hashlib.sha256(wheel.read_bytes()).hexdigest())
+    package = Wheel("seglearn", "1.2.5", hashlib.sha256(wheel.read_bytes()).hexdigest())
+    mended = replace(source, package=package)
     data.SOURCES["watch"] = mended  # type: ignore[index]  # the fixture's plain dict
     with pytest.raises(UsageError, match=r"watch_dataset\.npy has SHA-256"):
-        data.fetch("watch", wheel=wheel)
+        data.fetch("watch", package=wheel)
     assert not trap.exists()
     assert not data.is_fetched("watch")
 
 
 def test_a_failed_fetch_says_what_to_do(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "run", pip_answers(1, "ERROR: No matching distribution\n"))
-    with pytest.raises(UsageError, match=r"No matching distribution.*--wheel FILE"):
+    with pytest.raises(UsageError, match=r"No matching distribution.*--package FILE"):
         data.fetch("watch")
     monkeypatch.setattr(subprocess, "run", pip_answers(0, ""))
-    with pytest.raises(UsageError, match="left 0 wheels"):
+    with pytest.raises(UsageError, match=r"0 files .*whl came"):
         data.fetch("watch")
 
     def hang(command: list[str], timeout: float, **_: object) -> None:
@@ -172,17 +178,18 @@ def test_a_failed_fetch_says_what_to_do(wheel: Path, monkeypatch: pytest.MonkeyP
 def test_an_unwritable_cache_says_so(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEDGEROW_DATA", str(wheel / "below-a-file"))
     with pytest.raises(UsageError, match="HEDGEROW_DATA"):
-        data.fetch("watch", wheel=wheel)
+        data.fetch("watch", package=wheel)
 
 
 def test_who_comes_second_keeps_the_first(wheel: Path, tmp_path: Path) -> None:
-    home = data.fetch("watch", wheel=wheel)
+    home = data.fetch("watch", package=wheel)
     before = (home / "meta.json").stat().st_ino
     source = data.SOURCES["watch"]
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    data._write(scratch / "fresh", source, source.convert(data._member(source, wheel)))
-    data._install(scratch / "fresh", home, scratch)
+    files = source.convert(members(source, scratch, wheel, 1.0))
+    write(scratch / "fresh", data.meta_of(home), files)
+    install(scratch / "fresh", home, scratch)
     assert (home / "meta.json").stat().st_ino == before
 
 
@@ -198,6 +205,9 @@ def test_the_commands_fetch_and_list(wheel: Path) -> None:
     assert "BSD-3-Clause; fetched" in run("list").output
     listed = json.loads(run("list", "--json").output)
     assert [(one["name"], one["fetched"]) for one in listed["sets"]] == [("watch", True)]
+    shown = json.loads(run("show", "watch", "--json").output)
+    assert shown["files"]["wearer-03.npz"]["x_0"] == "float32 [60, 6]"
+    assert "wearer-10.npz" in run("show", "watch").output
     failed = run("fetch", "clock")
     assert failed.exit_code == 2 and "wanted one of: watch" in failed.output
 

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from hedgerow.core.errors import UsageError
 from hedgerow.core.layout import Vector
 from hedgerow.core.schema import LocalPlan
+from hedgerow.core.streams import keys_of
 from hedgerow.model.bundle import Bundle, QuantisedActivation, QuantisedTensor
-from hedgerow.model.learner import Learner
+from hedgerow.model.learner import Learner, Samples
 from hedgerow.model.metrics import accuracy
+from hedgerow.model.passes import Pass
 from hedgerow.model.predictor import Predictor
 from hedgerow.model.quantise import digest, quantise
 
@@ -42,7 +44,8 @@ def learned(bundle: Bundle, learner: Learner) -> Learned:
     rng = np.random.default_rng(5)
     x, y = swings(280, rng)
     plan = LocalPlan(epochs=15, batch=16, rate=0.05, momentum=0.9, gradient_norm_max=1.0)
-    weights = learner.train(bundle.weights, x, y, plan, rng).weights
+    ask = Pass(bundle.weights[None], plan)
+    weights = learner.run(ask, [Samples(x, y)], keys_of(5, (), np.arange(1))).weights[0]
     return Learned(weights, x, *swings(280, rng))
 
 

@@ -5,13 +5,25 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hedgerow.algorithms.base import Schedule
 from hedgerow.algorithms.fedavg import FedAvg
+from hedgerow.algorithms.selection import Budget, FedACS, FedLECC, PowerOfChoice, Uniform
 from hedgerow.core.errors import ProtocolBug, UsageError
 from hedgerow.core.schema import LocalPlan
-from hedgerow.protocol import coordinator, fleet
-from hedgerow.protocol.effects import Send
-from hedgerow.protocol.fleet import RoundRules
-from hedgerow.wire.messages import Accept, CheckIn, Decline, Enrol, Offer, Report
+from hedgerow.protocol import coordinator, counting, fleet
+from hedgerow.protocol.effects import Broadcast, Send
+from hedgerow.protocol.fleet import RoundRules, Way
+from hedgerow.seal.codec import Codec
+from hedgerow.wire.messages import (
+    Accept,
+    BlobRef,
+    CheckIn,
+    Decline,
+    Enrol,
+    Offer,
+    Published,
+    Report,
+)
 from tests.protocol.transcript import Desk, delta, model
 
 THREE = RoundRules(cohort=3, quorum=2)
@@ -151,14 +163,19 @@ def test_a_declined_round_may_still_be_answered() -> None:
 @pytest.mark.parametrize(
     ("given", "outcome"),
     [
-        ({"payload": delta(1, 2, 3)}, "wrong_shape"),
-        ({"payload": b""}, "wrong_shape"),
-        ({"payload": delta(1, 2, 3, 4) + b"\0"}, "wrong_shape"),
-        ({"payload": delta(1, float("nan"), 3, 4)}, "not_finite"),
-        ({"payload": b"\x01\x00\xa0\x7f" * 4}, "not_finite"),  # a signalling NaN
-        ({"payload": delta(1, float("-inf"), 3, 4)}, "not_finite"),
+        ({"payload": delta(1, 2, 3)}, "bad_payload"),
+        ({"payload": b""}, "bad_payload"),
+        ({"payload": delta(1, 2, 3, 4) + b"\0"}, "bad_payload"),
+        ({"payload": delta(1, float("nan"), 3, 4)}, "bad_payload"),
+        ({"payload": b"\x01\x00\xa0\x7f" * 4}, "bad_payload"),  # a signalling NaN
+        ({"payload": delta(1, float("-inf"), 3, 4)}, "bad_payload"),
         ({"payload": delta(1, 2, 3, 4097)}, "out_of_range"),
         ({"payload": delta(1, 2, 3, 65), "samples": 10**9}, "out_of_range"),  # 65 · 64 > 4096
+        ({"payloads": (delta(1, 2, 3, 4),) * 2}, "wrong_shape"),
+        ({"figures": (1.0,)}, "wrong_shape"),
+        ({"group": 1}, "wrong_group"),
+        ({"codec": 1}, "wrong_codec"),
+        ({"metrics": {"loss": float("nan")}}, "not_finite"),
         ({"samples": 0}, "no_samples"),
         ({"base": 7}, "stale"),
     ],
@@ -269,10 +286,10 @@ def test_a_check_in_brings_receipts_that_were_lost() -> None:
     ]
 
 
-def crashed(desk: Desk, now: float = 50.0) -> Desk:
+def crashed(desk: Desk, now: float = 50.0, **given: Any) -> Desk:
     """A new process with what the old one had kept."""
     assert desk.saved is not None
-    again = Desk(desk.state.rules, *desk.state.members)
+    again = Desk(desk.state.rules, *desk.state.members, **given)
     again.now = now
     again.state = coordinator.restore_round(again.state, desk.saved, now)
     return again
@@ -354,7 +371,7 @@ def test_it_rests_between_rounds_and_ends_after_the_last() -> None:
 
 
 def test_the_plan_follows_the_rounds_that_succeeded() -> None:
-    algorithm = FedAvg(local_rate="cosine", local_rate_end=0.0)
+    algorithm = FedAvg(schedule=Schedule(kind="cosine", end=0.0))
     rules = RoundRules(cohort=1, quorum=1, rounds=3)
     desk = opened(rules, "ana", algorithm=algorithm, plan=LocalPlan(rate=0.1))
     rates = []
@@ -397,3 +414,164 @@ def test_the_quorum_counts_devices_not_check_ins() -> None:
         assert desk.check_in("ana") == []
         assert desk.check_in("ben") == []
     assert desk.check_in("cem")[0] == "save round 1 v1 target 3: ana ben cem"
+
+
+# Patches, pace and policies -----------------------------------------------------------------------
+
+
+def way_of(desk: Desk) -> dict[str, int]:
+    """By whom a model is reached by patches: device → how many, from its offers and news."""
+    sent = [effect for effect in desk.effects if isinstance(effect, Send)]
+    ways = {
+        effect.device: effect.message.patches
+        for effect in sent
+        if isinstance(effect.message, Offer | Published)
+    }
+    return {who: len(way.blobs) for who, way in ways.items() if way is not None}
+
+
+def test_who_is_a_few_versions_behind_is_told_the_patches_it_lacks() -> None:
+    desk = opened(RoundRules(cohort=1, quorum=1), "ana", way=Way(Codec(), 1, kept=3))
+    desk.take(fleet.Joined("eve", "Eve"))
+    for number in range(1, 6):
+        desk.update("ana", number, base=number)
+        patch = BlobRef(sha256=number.to_bytes(32, "big"), bytes=4)
+        desk.take(fleet.Aggregated(number, model(number + 1), patch))
+        broadcast = next(e for e in desk.effects if isinstance(e, Broadcast))
+        assert isinstance(broadcast.message, Published)
+        assert broadcast.message.patches is not None
+        assert [blob.hash for blob in broadcast.message.patches.blobs] == [f"{number:064x}"]
+        assert way_of(desk) == {"ana": 1}  # the offer of the next round
+    for version, patches in ((2, 0), (3, 3), (4, 2), (5, 1), (6, 0)):
+        desk.check_in("eve", version)
+        assert way_of(desk).get("eve", 0) == patches
+
+
+def test_patches_that_add_up_to_more_than_the_model_are_not_named() -> None:
+    desk = opened(RoundRules(cohort=1, quorum=1), "ana", way=Way(Codec(), 1))
+    desk.take(fleet.Joined("eve", "Eve"))
+    for number in (1, 2):
+        desk.update("ana", number, base=number)
+        patch = BlobRef(sha256=number.to_bytes(32, "big"), bytes=9)
+        desk.take(fleet.Aggregated(number, model(number + 1), patch))
+    desk.check_in("eve", 1)
+    assert way_of(desk) == {}  # 18 bytes, and the model has 16
+    desk.check_in("eve", 2)
+    assert way_of(desk) == {"eve": 1}
+
+
+def test_a_large_fleet_is_told_when_to_come_and_counts_as_present_until_then() -> None:
+    names = [f"device-{n:05d}" for n in range(2000)]
+    rules = RoundRules(cohort=5, quorum=5, devices_min=2000, check_ins_per_second_max=50)
+    desk = Desk(rules, *names)
+    assert desk.take(fleet.Started()) == ["to all: roll_call 80s"]  # 25 a second
+    seconds = []
+    for name in names[:50]:
+        (line,) = desk.check_in(name)
+        assert line.startswith(f"to {name}: pace ")
+        seconds.append(float(line.rpartition(" ")[2].removesuffix("s")))
+    assert 0 < min(seconds) < max(seconds) <= 120.1
+    assert len(set(seconds)) == 50
+    soon, late = (names[seconds.index(wanted(seconds))] for wanted in (min, max))
+    desk.now = max(seconds) - 1 + rules.presence_seconds
+    assert desk.state.is_present(desk.state.members[late], desk.now)
+    assert not desk.state.is_present(desk.state.members[soon], desk.now)
+
+
+def test_a_small_fleet_comes_at_its_own_rhythm() -> None:
+    desk = Desk(RoundRules(cohort=5, quorum=5), *(f"device-{n}" for n in range(500)))
+    desk.take(fleet.Started())
+    assert desk.check_in("device-7") == []
+
+
+def test_a_policy_chooses_and_remembers_what_came_of_it() -> None:
+    desk = opened(
+        RoundRules(cohort=2, quorum=2, seed=3),
+        *("ana", "ben", "cem", "dot"),
+        policy=PowerOfChoice(draw=2.0, fairness_share=0.0),
+    )
+    assert desk.state.open is not None
+    first = set(desk.state.open.cohort)
+    for who, loss in zip(sorted(first), (0.1, 9.0), strict=True):
+        desk.update(who, metrics={"loss": loss, "seconds": 3.0})
+    assert {who: past.loss for who, past in desk.state.memory.past.items()} == dict(
+        zip(sorted(first), (0.1, 9.0), strict=True)
+    )
+    desk.aggregated()
+    second = set(desk.state.open.cohort)
+    assert second == {"ana", "ben", "cem", "dot"} - first  # a loss nobody knows comes first
+    for who in sorted(second):
+        desk.update(who, 2, base=2, metrics={"loss": 0.2})
+    desk.aggregated(2, 3)
+    assert sorted(first)[1] in desk.state.open.cohort  # the one with the loss of 9
+
+
+def test_a_budget_keeps_devices_out_and_no_round_opens_for_too_few() -> None:
+    desk = Desk(
+        RoundRules(cohort=2, quorum=2), "ana", "ben", policy=Uniform(budget=Budget(battery_min=0.5))
+    )
+    desk.take(fleet.Started())
+    for who, battery in (("ana", 0.9), ("ben", 0.1)):
+        assert desk.hear(who, CheckIn(model_version=1, samples=9, battery=battery)) == []
+    assert desk.state.phase == "idle"
+    lines = desk.hear("ben", CheckIn(model_version=1, samples=9, battery=0.1, on_power=True))
+    assert lines[0] == "save round 1 v1 target 2: ana ben"
+
+
+def test_skew_is_judged_by_the_last_layers_of_a_round() -> None:
+    desk = opened(RoundRules(cohort=3, quorum=3), policy=FedACS())
+    for who, value in (("ana", 1.0), ("ben", 1.0), ("cem", 4.0)):
+        desk.update(who, payload=delta(value, value, value, value), samples=100)
+    rewards = {who: past.reward for who, past in desk.state.memory.past.items()}
+    # Distances from the mean of 2 in four numbers: 2, 2 and 4; times −√100.
+    assert rewards == pytest.approx({"ana": -20, "ben": -20, "cem": -40})
+
+
+def test_a_restart_in_the_middle_of_a_round_gives_the_same_rewards() -> None:
+    values = {"ana": 1.0, "ben": 1.5, "cem": 4.0}
+    desk = opened(RoundRules(cohort=3, quorum=3), *values, policy=FedACS())
+    again = crashed(desk, policy=FedACS())
+    for one in (desk, again):
+        for who, value in values.items():
+            one.update(who, payload=delta(value, 0, value, -value), samples=100)
+    again.take(fleet.Started())  # the journal was read; only now does the round close
+    assert again.state.phase == desk.state.phase == "aggregating"
+    assert again.state.memory == desk.state.memory
+    assert all(past.reward is not None for past in desk.state.memory.past.values())
+
+
+def test_no_last_layer_is_kept_for_a_policy_that_does_not_ask() -> None:
+    desk = opened(RoundRules(cohort=3, quorum=3), policy=PowerOfChoice())
+    desk.update("ana")
+    assert desk.state.open is not None
+    assert desk.state.open.changes == {}
+
+
+def test_what_is_kept_of_last_layers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counting, "CHANGES_MAX", 7)
+    desk = opened(RoundRules(cohort=3, quorum=3), policy=FedACS())
+    desk.update("ana")
+    assert desk.state.open is not None
+    assert desk.state.open.changes[0].tolist() == [3, 4]  # ⌊7/3⌋ of [1, 2, 3, 4]
+
+
+def fed_lecc(**labels: tuple[int, ...] | None) -> set[str]:
+    """Who is asked of devices with these counts of labels; two of all."""
+    policy = FedLECC(clusters=2, clusters_taken=2, fairness_share=0.0)
+    desk = Desk(RoundRules(cohort=2, quorum=2, devices_min=len(labels)), *labels, policy=policy)
+    desk.take(fleet.Started())
+    for who, counts in labels.items():
+        desk.hear(who, CheckIn(model_version=1, samples=9, labels=counts))
+    assert desk.state.open is not None
+    return set(desk.state.open.cohort)
+
+
+def test_devices_of_either_kind_are_asked_where_they_say_of_which_kind_they_are() -> None:
+    chosen = fed_lecc(ana=(9, 0), ben=(9, 1), cem=(0, 9), dot=(1, 9))
+    assert len(chosen & {"ana", "ben"}) == len(chosen & {"cem", "dot"}) == 1
+
+
+def test_devices_that_keep_their_labels_to_themselves_are_asked_all_the_same() -> None:
+    assert len(fed_lecc(ana=None, ben=None, cem=None)) == 2
+    chosen = fed_lecc(ana=None, ben=None, cem=(0, 9), dot=(1, 9))
+    assert len(chosen & {"ana", "ben"}) == 1

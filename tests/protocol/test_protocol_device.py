@@ -3,7 +3,9 @@
 from typing import Any
 
 from hedgerow.protocol import device
-from hedgerow.wire.messages import Enrolled, Report, RollCall
+from hedgerow.protocol.effects import SendNote
+from hedgerow.seal.codec import Codec
+from hedgerow.wire.messages import BlobRef, CheckIn, Enrolled, Pace, Patches, Report, RollCall
 from tests.protocol.transcript import Watch, model
 
 PAUSED = "the owner paused sharing"
@@ -90,6 +92,14 @@ def test_a_device_that_starts_again_sends_what_its_outbox_holds() -> None:
         "timer check_in at 30",
     ]
     assert watch.offer(4) == ["resend ana/4/update"]  # asked for what it has: nothing to train
+
+
+def test_what_was_acknowledged_after_a_restart_is_not_trained_for_again() -> None:
+    watch = Watch(unacknowledged={"ana/3/update"})
+    watch.take(device.LinkUp())
+    assert watch.receipt(3) == ["forget ana/3/update"]
+    assert watch.offer(3) == []  # a copy that was long under way
+    assert watch.offer(4)[0] == "note accept 4"
 
 
 def test_a_device_killed_in_training_takes_the_offer_again() -> None:
@@ -260,3 +270,69 @@ def test_an_answer_to_an_enrolment_means_nothing_to_a_device_that_is_in() -> Non
         device="U" + "A" * 55, fleet="f", credential="c", bundle="0" * 64, bundle_bytes=1
     )
     assert watch.hear(enrolled) == []
+
+
+# Patches ------------------------------------------------------------------------------------------
+
+
+def way(since: int, *sizes: int) -> Patches:
+    """Patches from that version on, one for each size."""
+    blobs = tuple(BlobRef(sha256=size.to_bytes(32, "big"), bytes=size) for size in sizes)
+    return Patches(since=since, codec=Codec(), seed=1, blobs=blobs)
+
+
+def test_a_model_comes_by_the_patches_it_lacks() -> None:
+    watch = Watch()
+    watch.take(device.LinkUp())
+    assert watch.published(2, 3, way(1, 10, 20)) == ["fetch v3 by 2 patches from v1"]
+    assert watch.fetched(3) == ["install v3"]
+    # News that begins earlier than it needs: it takes the last part.
+    assert watch.published(4, 5, way(2, 10, 20, 30)) == ["fetch v5 by 2 patches from v3"]
+
+
+def test_news_for_others_makes_it_ask_for_its_own() -> None:
+    watch = Watch()
+    watch.take(device.LinkUp())
+    (timer,) = watch.published(3, 4, way(3, 10))
+    assert timer.startswith("timer check_in at ")
+    assert 0 <= float(timer.rpartition(" ")[2]) < device.ASK_SECONDS
+    assert watch.published(3, 4) == ["fetch v4"]  # the answer: too far behind for patches
+
+
+def test_an_offer_whose_patches_do_not_fit_is_fetched_whole() -> None:
+    watch = Watch()
+    watch.take(device.LinkUp())
+    lines = watch.offer(5, version=5, patches=way(3, 10, 20))
+    assert lines[-1] == "fetch v5"
+    assert (
+        Watch().offer(5, version=3, patches=way(1, 10, 20))[-1] == "fetch v3 by 2 patches from v1"
+    )
+
+
+# Pace ---------------------------------------------------------------------------------------------
+
+
+def test_it_comes_when_it_is_told_to_and_then_at_its_own_rhythm() -> None:
+    watch = Watch()
+    watch.take(device.LinkUp())
+    assert watch.hear(Pace(seconds=1200)) == ["timer check_in at 1200"]
+    watch.now = 1200.0
+    assert watch.take(device.TimerFired("check_in"))[-1] == "timer check_in at 1230"
+
+
+def test_a_check_in_says_what_it_is_at_and_what_it_has() -> None:
+    watch = training(3)
+    facts = device.Facts(battery=0.5, metered=True, data_age_seconds=60.0)
+    watch.take(device.FactsChanged(facts))
+    _, effects = device.step(watch.state, device.TimerFired("check_in"), 30.0)
+    note = effects[0]
+    assert isinstance(note, SendNote)
+    assert note.message == CheckIn(
+        model_version=1,
+        samples=32,
+        name="ana",
+        training=3,
+        battery=0.5,
+        metered=True,
+        data_age_seconds=60.0,
+    )

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 
 from hedgerow.aggregate.mean import ExactSum
+from hedgerow.algorithms.catalogue import AnyAlgorithm
 from hedgerow.algorithms.fedavg import FedAvg
+from hedgerow.core.layout import Layout, TensorSpec
 from hedgerow.core.schema import LocalPlan
 from hedgerow.protocol import coordinator, device, fleet
 from hedgerow.protocol.effects import (
@@ -32,6 +34,7 @@ from hedgerow.protocol.effects import (
     Train,
     TurnAway,
 )
+from hedgerow.seal.codec import Codec
 from hedgerow.wire.messages import (
     Accept,
     CheckIn,
@@ -41,14 +44,18 @@ from hedgerow.wire.messages import (
     ModelRef,
     NotEnrolled,
     Offer,
+    Pace,
+    Patches,
     Published,
     Receipt,
     Report,
     RollCall,
     Update,
+    base_of,
 )
 
 PARAMETERS = 4
+LAYOUT = Layout((TensorSpec("w", (PARAMETERS,)),))
 
 
 def model(version: int) -> ModelRef:
@@ -83,6 +90,8 @@ def said(message: FromDevice | FromCoordinator) -> str:
             return f"published {number} v{ref.version}"
         case RollCall(spread_seconds=spread):
             return f"roll_call {spread:g}s"
+        case Pace(seconds=wait):
+            return f"pace {wait:g}s"
         case NotEnrolled(reason=reason):
             return f"not_enrolled: {reason}"
     return type(message).__name__
@@ -101,6 +110,8 @@ def line(effect: Effect) -> str:
             return f"post {post_id} {said(message)}"
         case Resend(post_id) | Forget(post_id):
             return f"{type(effect).__name__.lower()} {post_id}"
+        case Fetch(ref, patches) if patches is not None:
+            return f"fetch v{ref.version} by {len(patches.blobs)} patches from v{patches.since}"
         case Fetch(ref) | Install(ref) | Personalise(ref):
             return f"{type(effect).__name__.lower()} v{ref.version}"
         case Train(offer):
@@ -122,8 +133,9 @@ def _coordinator_line(effect: Effect) -> str:
             return f"to {who}: {said(message)}"
         case Broadcast(message):
             return f"to all: {said(message)}"
-        case CountIn(number, who, _, weight):
-            return f"count {who} in round {number}, weight {weight / 2**32:g}"
+        case CountIn(number, who, _, weight, group):
+            among = f" in group {group}" if group else ""
+            return f"count {who} in round {number}{among}, weight {weight / 2**32:g}"
         case Aggregate(number):
             return f"aggregate {number}"
         case AbandonRound(number, reason):
@@ -144,15 +156,17 @@ class Desk:
         rules: fleet.RoundRules,
         *devices: str,
         plan: LocalPlan | None = None,
-        algorithm: FedAvg | None = None,
+        algorithm: AnyAlgorithm | None = None,
+        **given: Any,
     ) -> None:
         self.state = fleet.CoordinatorState(
             rules=rules,
             algorithm=algorithm or FedAvg(),
             plan=plan or LocalPlan(),
-            parameters=PARAMETERS,
+            layout=LAYOUT,
             model=model(1),
             members={name: fleet.Member(name) for name in devices},
+            **given,
         )
         self.now = 0.0
         self.sum = ExactSum(PARAMETERS)
@@ -166,7 +180,7 @@ class Desk:
             match effect:
                 case SaveRound():
                     self.saved, self.sum = effect, ExactSum(PARAMETERS)
-                case CountIn(_, _, term, weight):
+                case CountIn(term=term, weight=weight):
                     self.sum.add(term, weight)
                 case AbandonRound():
                     self.saved = None
@@ -188,9 +202,15 @@ class Desk:
         *,
         base: int = 1,
         samples: int = 1024,
+        **given: Any,
     ) -> list[str]:
         """An update of one device for round `number`."""
-        update = Update(round=number, base=model(base).hash, samples=samples, payload=payload)
+        update = Update(
+            round=number,
+            base=base_of(model(base)),
+            samples=samples,
+            **{"payloads": (payload,), **given},
+        )
         return self.hear(who, update)
 
     def timer(self, name: str, at_seconds: float) -> list[str]:
@@ -229,15 +249,23 @@ class Watch:
         """A message from the coordinator."""
         return self.take(device.Received(message))
 
-    def offer(self, number: int = 1, version: int = 1) -> list[str]:
+    def offer(self, number: int = 1, version: int = 1, patches: Patches | None = None) -> list[str]:
         """An offer of round `number`, from the model of that version."""
         return self.hear(
-            Offer(round=number, model=model(version), plan=LocalPlan(), deadline_seconds=600)
+            Offer(
+                round=number,
+                model=model(version),
+                plan=LocalPlan(),
+                algorithm=FedAvg(),
+                codecs=(Codec(),),
+                deadline_seconds=600,
+                patches=patches,
+            )
         )
 
-    def published(self, number: int, version: int) -> list[str]:
+    def published(self, number: int, version: int, patches: Patches | None = None) -> list[str]:
         """News of a model."""
-        return self.hear(Published(round=number, model=model(version)))
+        return self.hear(Published(round=number, model=model(version), patches=patches))
 
     def fetched(self, version: int) -> list[str]:
         """The model of that version is here."""
@@ -245,7 +273,7 @@ class Watch:
 
     def trained(self, number: int = 1) -> list[str]:
         """Training ended."""
-        return self.take(device.Trained(number, delta(1, 2, 3, 4), 32, {"loss": 0.5}))
+        return self.take(device.Trained(number, (delta(1, 2, 3, 4),), 32, {"loss": 0.5}))
 
     def receipt(self, number: int = 1, outcome: str = "counted") -> list[str]:
         """A receipt for the update of that round."""

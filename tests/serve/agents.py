@@ -58,11 +58,11 @@ class HeldAgent(DeviceAgent):
         self.outcomes: dict[int, Outcome] = {}
         super().__init__(chosen)
 
-    def train(self, offer: Offer, shared: bytes, stop: Flag) -> Outcome:
+    def train(self, offer: Offer, blob: bytes, stop: Flag) -> Outcome:
         self.began.append(offer.round)
         while not self.go.wait(0.01) and not stop.is_set():
             pass
-        outcome = super().train(offer, shared, stop)
+        outcome = super().train(offer, blob, stop)
         if not stop.is_set():
             self.outcomes[offer.round] = outcome
         return outcome

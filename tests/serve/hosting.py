@@ -28,7 +28,7 @@ from hedgerow.io.links import ByteMeter
 from hedgerow.io.nats_link import NatsDeviceLink
 from hedgerow.protocol import device as machine
 from hedgerow.serve.apps import app_bundle
-from hedgerow.serve.device import FACT_MODEL, DeviceShell, Hooks, Outcome, decode_model
+from hedgerow.serve.device import FACT_MODEL, DeviceShell, Hooks, Outcome, Trainer, decode_model
 from hedgerow.serve.joining import JoinFile, enrol, kept_enrolment
 from hedgerow.wire.messages import Offer
 from hedgerow.wire.weights import from_bytes, model_ref, to_bytes
@@ -38,6 +38,7 @@ PATIENCE_SECONDS = 60.0
 ROOT = Path(__file__).parents[2]
 START: Vector = app_bundle("watch").weights
 """The model that every fleet here begins from; all of its tensors are shared."""
+LAYOUT = app_bundle("watch").manifest.layout
 
 
 async def until(condition: Callable[[], object], seconds_max: float = PATIENCE_SECONDS) -> None:
@@ -137,22 +138,22 @@ class HeldTrainer:
         self._name = name
         self._samples = samples
 
-    def train(self, offer: Offer, shared: bytes, stop: Flag) -> Outcome:
+    def train(self, offer: Offer, blob: bytes, stop: Flag) -> Outcome:
         self.began.append(offer.round)
         while not self.go.wait(0.005) and offer.round not in self._released:
             if stop.is_set():
                 self.stopped.append(offer.round)
-                return Outcome(b"", 0, {})
+                return Outcome((), 0, {})
         payload = to_bytes(delta_of(self._name, offer.round))
         self.ended.append(offer.round)
-        return Outcome(payload, self._samples, {"loss": 0.5})
+        return Outcome((payload,), self._samples, {"loss": 0.5})
 
     def go_once(self, number: int) -> None:
         """Let the training for that round end, now or when it begins."""
         self._released.add(number)
 
-    def personalise(self, shared: bytes, stop: Flag) -> bytes:
-        return shared
+    def personalise(self, blob: bytes, stop: Flag) -> bytes:
+        return blob
 
 
 class Host:
@@ -160,6 +161,7 @@ class Host:
 
     def __init__(self, name: str, join: JoinFile, state: Path, samples: int = 1024) -> None:
         self.name, self.join, self.samples = name, join, samples
+        self.begin, self.layout = START, LAYOUT
         self.state_path = state / name
         self.trainer = HeldTrainer(name, samples)
         self.receipts: list[tuple[str, str]] = []
@@ -177,9 +179,9 @@ class Host:
         self.store = DeviceStore(self.state_path / "device.db")
         self._executor = ThreadPoolExecutor(1)
         kept = self.store.fact(FACT_MODEL)
-        model = model_ref(0, START) if kept is None else decode_model(kept)
+        model = model_ref(0, self.begin) if kept is None else decode_model(kept)
         if kept is None:
-            self.store.put_blob(to_bytes(START))
+            self.store.put_blob(to_bytes(self.begin))
         enrolment = kept_enrolment(self.store)
         if enrolment is None:
             enrolment = await enrol(
@@ -197,9 +199,12 @@ class Host:
             identity=self.identity,
             coordinator=enrolment.coordinator,
             store=self.store,
-            trainer=self.trainer,
+            trainer=self.make_trainer(),
             executor=self._executor,
-            hooks=Hooks(lambda model, shared: None, lambda model, weights: None, self._heard),
+            hooks=Hooks(
+                lambda model, blob: None, lambda model, weights: None, self._heard, self.learned
+            ),
+            layout=self.layout,
         )
         self.link = NatsDeviceLink(
             enrolment.url,
@@ -211,6 +216,13 @@ class Host:
         )
         self.shell.attach(self.link)
         await self.link.connect()
+
+    def make_trainer(self) -> Trainer:
+        """What it learns with; the identity and the store are there."""
+        return self.trainer
+
+    def learned(self, memory: bytes) -> None:
+        """What it keeps from now on."""
 
     async def stop(self) -> None:
         await self.shell.close()

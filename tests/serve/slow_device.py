@@ -19,12 +19,12 @@ class FileTrainer(HeldTrainer):
         super().__init__(name, samples)
         self._state = state
 
-    def train(self, offer: Offer, shared: bytes, stop: Flag) -> Outcome:
+    def train(self, offer: Offer, blob: bytes, stop: Flag) -> Outcome:
         with (self._state / "began").open("a") as file:
             file.write(f"{offer.round}\n")
         while not (self._state / "go").exists() and not stop.is_set():
             time.sleep(0.01)
-        return super().train(offer, shared, stop)
+        return super().train(offer, blob, stop)
 
 
 async def main(join: Path, home: Path, name: str) -> None:

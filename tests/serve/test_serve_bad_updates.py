@@ -24,7 +24,7 @@ from hedgerow.serve.fleet import Fleet, running_fleet
 from hedgerow.serve.joining import JoinFile, enrol
 from hedgerow.serve.settings import CoordinatorSettings, NatsSettings
 from hedgerow.wire import codec
-from hedgerow.wire.messages import CheckIn, FromDevice, Offer, Receipt, Report, Update
+from hedgerow.wire.messages import CheckIn, FromDevice, Offer, Receipt, Report, Update, base_of
 from tests.serve.hosting import FLEET, START, Host, fedavg, running, until
 
 HONEST = {"ash": 1024, "birch": 512}
@@ -78,7 +78,11 @@ class Hostile:
 
 def update_of(offer: Offer, **changes: Any) -> Update:
     good = Update(
-        round=offer.round, base=offer.model.hash, samples=1024, payload=bytes(4 * P), metrics={}
+        round=offer.round,
+        base=base_of(offer.model),
+        samples=1024,
+        payloads=(bytes(4 * P),),
+        metrics={},
     )
     return msgspec.structs.replace(good, **changes)
 
@@ -90,16 +94,20 @@ def payload(value: float) -> bytes:
 
 
 BAD_UPDATES: list[tuple[str, dict[str, Any]]] = [
-    ("wrong_shape", {"payload": bytes(4 * P + 4)}),
-    ("wrong_shape", {"payload": b""}),
-    ("wrong_shape", {"payload": bytes(7 * 2**20)}),
-    ("not_finite", {"payload": payload(float("nan"))}),
-    ("not_finite", {"payload": payload(float("inf"))}),
-    ("not_finite", {"payload": payload(float("-inf"))}),
-    ("out_of_range", {"payload": payload(1e30)}),
+    ("bad_payload", {"payloads": (bytes(4 * P + 4),)}),
+    ("bad_payload", {"payloads": (b"",)}),
+    ("bad_payload", {"payloads": (bytes(7 * 2**20),)}),
+    ("wrong_shape", {"payloads": (bytes(4 * P),) * 2}),
+    ("wrong_shape", {"figures": (1.0,)}),
+    ("wrong_group", {"group": 1}),
+    ("wrong_codec", {"codec": 1}),
+    ("bad_payload", {"payloads": (payload(float("nan")),)}),
+    ("bad_payload", {"payloads": (payload(float("inf")),)}),
+    ("bad_payload", {"payloads": (payload(float("-inf")),)}),
+    ("out_of_range", {"payloads": (payload(1e30),)}),
     ("no_samples", {"samples": 0}),
     ("not_finite", {"metrics": {"loss": float("nan")}}),
-    ("stale", {"base": "0" * 64}),
+    ("stale", {"base": bytes(8)}),
 ]
 """What an invited device may get wrong, one round each, and what its receipt says."""
 
@@ -179,23 +187,23 @@ def test_what_is_no_update_of_its_sender_gets_no_receipt_and_no_place(tmp_path: 
                 round=1, model=open_round.model, plan=open_round.plan, deadline_seconds=60
             )
             good = hostile.seal(update_of(offer))
-            version, sender, body_, signature = msgspec.msgpack.decode(good)
+            version, body_, signature = msgspec.msgpack.decode(good)
             honest_body = msgspec.msgpack.encode(update_of(offer))
             attacks = {
                 "random bytes": entropy.secret_bytes(4096),
                 "nothing": b"",
                 "truncated": good[: len(good) // 2],
-                "another version": msgspec.msgpack.encode([version + 1, sender, body_, signature]),
-                "forged signature": msgspec.msgpack.encode([version, sender, body_, bytes(64)]),
-                "another body": msgspec.msgpack.encode([version, sender, body_[:-1], signature]),
+                "another version": msgspec.msgpack.encode([version + 1, body_, signature]),
+                "forged signature": msgspec.msgpack.encode([version, body_, bytes(64)]),
+                "another body": msgspec.msgpack.encode([version, body_[:-1], signature]),
                 "signed by a stranger": codec.seal(update_of(offer), device, stranger.sign),
                 "another device's name": codec.seal(
                     update_of(offer), ash.identity.public, hostile.identity.sign
                 ),
                 "no message": msgspec.msgpack.encode(
-                    [version, device, b"\xc1", hostile.identity.sign(signed(device, b"\xc1"))]
+                    [version, b"\xc1", hostile.identity.sign(signed(device, b"\xc1"))]
                 ),
-                "an unknown encoding": raw(hostile, honest_body.replace(b"float32", b"float64")),
+                "an unknown field": raw(hostile, honest_body.replace(b"payloads", b"payl0ads")),
                 "a check-in in the journal": hostile.seal(CheckIn(model_version=0, samples=1)),
             }
             for data in attacks.values():
@@ -223,7 +231,7 @@ def signed(sender: str, body: bytes) -> bytes:
 def raw(hostile: Hostile, body: bytes) -> bytes:
     """An envelope rightly signed around any bytes."""
     device = hostile.identity.public
-    return msgspec.msgpack.encode([1, device, body, hostile.identity.sign(signed(device, body))])
+    return msgspec.msgpack.encode([1, body, hostile.identity.sign(signed(device, body))])
 
 
 def test_updates_out_of_place_get_an_honest_receipt(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from hedgerow.io.nats_link import NatsCoordinatorLink, NatsJoinLink
 from hedgerow.io.nats_server import EmbeddedServer
 from hedgerow.protocol import effects as do
 from hedgerow.protocol.fleet import RoundRules
-from hedgerow.serve import coordinator
+from hedgerow.serve import keeping
 from hedgerow.serve.device import FACT_MODEL, decode_model
 from hedgerow.serve.fleet import Fleet, running_fleet
 from hedgerow.serve.joining import JoinFile
@@ -214,7 +214,7 @@ def test_what_is_replaced_is_not_kept_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither by the device, models; nor by the coordinator, rounds and models."""
-    monkeypatch.setattr(coordinator, "ROUNDS_KEPT", 2)
+    monkeypatch.setattr(keeping, "ROUNDS_KEPT", 2)
 
     async def body() -> None:
         async with running_fleet(settings_of(tmp_path / "one", rounds=4)) as fleet:
@@ -236,7 +236,7 @@ def test_what_is_replaced_is_not_kept_for_ever(
             assert [store.model(version) is None for version in range(5)] == [True] * 3 + [
                 False
             ] * 2
-            fleet.shell._keep(do.AbandonRound(6, "quorum"))
+            fleet.shell._keeper.keep(fleet.shell.state, do.AbandonRound(6, "quorum"), 0)
             assert [row.number for row in store.rounds()] == []
             assert store.last_model() is not None
 

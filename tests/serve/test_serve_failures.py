@@ -12,18 +12,19 @@ import pytest
 
 from hedgerow.algorithms.fedavg import FedAvg
 from hedgerow.core.errors import UsageError
+from hedgerow.core.layout import Layout, TensorSpec
 from hedgerow.core.schema import LocalPlan
 from hedgerow.io.device_store import DeviceStore
 from hedgerow.protocol.device import LinkUp
 from hedgerow.protocol.fleet import CoordinatorState, Member, RoundRules
 from hedgerow.serve import coordinator as coordinator_shell
 from hedgerow.serve.apps import app_bundle
-from hedgerow.serve.coordinator import FACT_BUNDLE
-from hedgerow.serve.device import FACT_PRIVATE, DeviceShell, Outcome
+from hedgerow.serve.device import FACT_MEMORY, DeviceShell, Outcome
 from hedgerow.serve.effects import Tasks
 from hedgerow.serve.fleet import running_fleet
 from hedgerow.serve.fleet_view import ROUNDS_SHOWN_MAX, FleetRecorder
 from hedgerow.serve.joining import JoinFile
+from hedgerow.serve.keeping import FACT_BUNDLE
 from hedgerow.serve.learning import LocalTrainer
 from hedgerow.serve.settings import CoordinatorSettings, NatsSettings
 from hedgerow.serve.windows import windows_of
@@ -87,19 +88,19 @@ def test_a_device_that_cannot_keep_its_update_stops(
     async def body() -> None:
         async with running_fleet(settings(tmp_path)) as fleet:
             host = Host("ash", JoinFile.load(fleet.join_path), tmp_path)
-            outcome = Outcome(to_bytes(delta_of("ash", 1)), 1024, {}, private=b"more")
+            outcome = Outcome((to_bytes(delta_of("ash", 1)),), 1024, {}, memory=b"more")
             monkeypatch.setattr(host.trainer, "train", lambda *_: outcome)
             monkeypatch.setattr(DeviceStore, "put_outbox", locked)
             await host.start()
             await until(host.shell.tasks.failed.done)
-            assert host.store.fact(FACT_PRIVATE) is None  # it goes with the update
+            assert host.store.fact(FACT_MEMORY) is None  # it goes with the update
             with pytest.raises(sqlite3.OperationalError, match="locked"):
                 await host.stop()
 
     asyncio.run(body())
 
 
-def test_private_tensors_are_kept_with_the_update_and_only_then_used(
+def test_what_a_device_keeps_is_kept_with_the_update_and_only_then_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learned: list[bytes] = []
@@ -107,26 +108,26 @@ def test_private_tensors_are_kept_with_the_update_and_only_then_used(
     async def body() -> None:
         async with running_fleet(settings(tmp_path)) as fleet:
             host = Host("ash", JoinFile.load(fleet.join_path), tmp_path)
-            outcome = Outcome(to_bytes(delta_of("ash", 1)), 1024, {}, private=b"more")
+            outcome = Outcome((to_bytes(delta_of("ash", 1)),), 1024, {}, memory=b"more")
             monkeypatch.setattr(host.trainer, "train", lambda *_: outcome)
             await host.start()
             host.shell._hooks.learned = learned.append
             await until(lambda: host.version == 1)
-            assert host.store.fact(FACT_PRIVATE) == b"more"
+            assert host.store.fact(FACT_MEMORY) == b"more"
             await host.stop()
 
     asyncio.run(body())
     assert learned == [b"more"]
 
 
-def test_training_leaves_the_private_tensors_to_its_caller() -> None:
+def test_training_leaves_the_memory_to_its_caller() -> None:
     bundle = app_bundle("watch")
     trainer = LocalTrainer(bundle, "ash", windows_of(made_up(1), bundle.manifest.input))
-    before, stop = trainer.private, Flag()
+    before, stop = trainer.memory, Flag()
     stop.set()
     offer = Offer(round=1, model=model_ref(0, START), plan=LocalPlan(), deadline_seconds=60)
     trainer.train(offer, to_bytes(START), stop)
-    assert trainer.private is before
+    assert trainer.memory is before
 
 
 def test_an_event_that_fails_in_a_device_stops_it(tmp_path: Path) -> None:
@@ -183,7 +184,7 @@ def heard(recorder: FleetRecorder, newest: int, version: int, accuracy: float) -
         rules=RoundRules(),
         algorithm=FedAvg(),
         plan=LocalPlan(),
-        parameters=1,
+        layout=Layout((TensorSpec("w", (1,)),)),
         model=model_ref(newest, np.zeros(1, np.float32)),
         members={"ash": Member("ash", report=report)},
     )
@@ -223,7 +224,7 @@ def test_an_abandoned_round_has_its_seconds_and_nothing_of_old_rounds_stays() ->
     state = heard(recorder, 0, 0, 0.5)
     rounds = 3 * ROUNDS_SHOWN_MAX
     for number in range(1, rounds + 1):
-        update = {"round": number, "outcome": "counted", "bytes": 4, "metrics": {"loss": 1.0}}
+        update = {"counted_in": number, "outcome": "counted", "bytes": 4, "metrics": {"loss": 1.0}}
         recorder.told(state, "update", update)
         fields = {"round": number, "counted": 1, "seconds": 2.5, "model": state.model}
         recorder.told(state, "round_closed" if number % 2 else "round_abandoned", fields)

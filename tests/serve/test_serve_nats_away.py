@@ -30,7 +30,7 @@ def mean_of(agents: list[HeldAgent], number: int) -> Vector:
     for agent in agents:
         outcome = agent.outcomes[number]
         weight = outcome.samples / 1024
-        term = from_bytes(outcome.payload).astype(np.float64) * weight
+        term = from_bytes(outcome.payloads[0]).astype(np.float64) * weight
         total += np.rint(term * 2.0**32).astype(np.int64)
         weight_total += round(weight * 2.0**32)
     return (total.astype(np.float64) / weight_total).astype(np.float32)

@@ -37,11 +37,11 @@ def test_a_replay_wants_one_of_the_wearers(wearer: str) -> None:
 
 @pytest.mark.parametrize("rounds", ["0", "1"])
 def test_a_rate_that_falls_over_the_rounds_wants_their_number(rounds: str) -> None:
-    flags = {"fedavg.local_rate": "cosine", "rounds.rounds": rounds}
+    flags = {"algorithm.schedule.kind": "cosine", "rounds.rounds": rounds}
     with pytest.raises(UsageError, match="2 or more"):
         load_settings(CoordinatorSettings, None, {}, flags)
     loaded = load_settings(CoordinatorSettings, None, {}, {**flags, "rounds.rounds": "2"})
-    assert loaded.fedavg.local_rate == "cosine"
+    assert loaded.algorithm.schedule.kind == "cosine"
 
 
 def test_a_wearer_that_is_none_is_one_line(tmp_path: Path) -> None:

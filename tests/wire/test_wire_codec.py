@@ -1,5 +1,6 @@
 """Envelopes: what is sealed opens for the right sender, and nothing else does."""
 
+import typing
 from hashlib import blake2b, sha256
 
 import msgspec
@@ -7,8 +8,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from hedgerow.algorithms.base import Weighting
+from hedgerow.algorithms.catalogue import AnyAlgorithm
+from hedgerow.algorithms.fedavg import FedAvg
 from hedgerow.core.errors import PeerError
 from hedgerow.core.schema import LocalPlan
+from hedgerow.seal.codec import Codec
+from hedgerow.seal.ternary import Ternary
+from hedgerow.seal.topk import TopK
 from hedgerow.wire.codec import (
     PAYLOAD_BYTES_MAX,
     Verify,
@@ -18,11 +25,14 @@ from hedgerow.wire.codec import (
 )
 from hedgerow.wire.messages import (
     Accept,
+    BlobRef,
     CheckIn,
     Enrol,
     FromDevice,
+    Message,
     ModelRef,
     Offer,
+    Patches,
     Receipt,
     Report,
     Update,
@@ -45,7 +55,7 @@ def trusting(*_: object) -> bool:
     return True
 
 
-UPDATE = Update(round=3, base="0" * 64, samples=5, payload=b"\0" * 32, metrics={"loss": 0.5})
+UPDATE = Update(round=3, base=bytes(8), samples=5, payloads=(b"\0" * 32,), metrics={"loss": 0.5})
 MESSAGES: list[FromDevice] = [
     CheckIn(model_version=1, samples=2, name="Ana's watch", pending=[1, 2]),
     Accept(round=2**53),
@@ -74,11 +84,66 @@ def test_what_is_sealed_opens(message: FromDevice) -> None:
     assert open_from_device(seal(message, ANA, sign), ANA, verify) == message
 
 
-def test_an_envelope_is_an_array_of_four() -> None:
-    version, sender, body, signature = msgspec.msgpack.decode(seal(Accept(round=1), ANA, sign))
-    assert (version, sender) == (1, ANA)
+def test_an_envelope_is_an_array_of_three_and_the_signature_names_the_sender() -> None:
+    version, body, signature = msgspec.msgpack.decode(seal(Accept(round=1), ANA, sign))
+    assert version == 1
     assert msgspec.msgpack.decode(body) == {"kind": "accept", "round": 1}
     assert signature == sign(b"hedgerow 1\n" + ANA.encode() + b"\n" + sha256(body).digest())
+
+
+def body_of(message: Message) -> dict[str, object]:
+    """What travels of a message."""
+    found: dict[str, object] = msgspec.msgpack.decode(
+        msgspec.msgpack.decode(seal(message, ANA, sign))[1]
+    )
+    return found
+
+
+def test_what_equals_its_default_does_not_travel() -> None:
+    note = CheckIn(model_version=1, samples=2, name="", pending=[], battery=None)
+    assert body_of(note) == {"kind": "check_in", "model_version": 1, "samples": 2}
+    codec = Codec(stages=(TopK(share=0.5), Ternary()), feedback=False)
+    blob = BlobRef(sha256=bytes(32), bytes=7)
+    offer = Offer(
+        round=1,
+        model=ModelRef(version=1, hash="0" * 64, bytes=4),
+        plan=LocalPlan(rate=0.25, momentum=float("0")),
+        algorithm=FedAvg(weighting=Weighting(by="equal")),
+        codecs=(codec,),
+        patches=Patches(since=0, codec=Codec(), seed=5, blobs=(blob,)),
+        deadline_seconds=60.0,
+    )
+    told = {"stages": [{"name": "topk", "share": 0.5}, {"name": "ternary"}]}
+    assert body_of(offer) == {
+        "kind": "offer",
+        "round": 1,
+        "model": {"version": 1, "hash": "0" * 64, "bytes": 4},
+        "plan": {"rate": 0.25},
+        "algorithm": {"name": "fedavg", "weighting": {"by": "equal"}},
+        "codecs": [told],
+        "patches": {
+            "since": 0,
+            "codec": {},
+            "seed": 5,
+            "blobs": [{"sha256": bytes(32), "bytes": 7}],
+        },
+        "deadline_seconds": 60.0,
+    }
+    assert open_from_coordinator(seal(offer, ANA, sign), ANA, verify) == offer
+
+
+@pytest.mark.parametrize("kind", typing.get_args(AnyAlgorithm))
+def test_every_algorithm_comes_out_of_an_offer_as_it_went_in(kind: type[AnyAlgorithm]) -> None:
+    ref = ModelRef(version=1, hash="0" * 64, bytes=4)
+    for algorithm in (kind(), kind(weighting=Weighting(by="equal"))):
+        offer = Offer(round=1, model=ref, plan=LocalPlan(), algorithm=algorithm, deadline_seconds=1)
+        assert open_from_coordinator(seal(offer, ANA, sign), ANA, verify) == offer
+
+
+def test_an_update_has_little_beside_its_payload() -> None:
+    told = {"loss": 0.41, "steps": 102.0, "seconds": 1.9}
+    update = Update(round=100, base=bytes(8), samples=812, payloads=(b"x" * 239,), metrics=told)
+    assert len(seal(update, ANA, sign)) - 239 == 184
 
 
 def test_a_neighbour_cannot_speak_for_ana() -> None:
@@ -107,7 +172,7 @@ def test_too_many_bytes_are_not_even_looked_at() -> None:
 def sealed_body(body: object) -> bytes:
     raw = body if isinstance(body, bytes) else msgspec.msgpack.encode(body)
     signature = sign(b"hedgerow 1\n" + ANA.encode() + b"\n" + sha256(raw).digest())
-    return msgspec.msgpack.encode([1, ANA, raw, signature])
+    return msgspec.msgpack.encode([1, raw, signature])
 
 
 @pytest.mark.parametrize(
@@ -121,7 +186,10 @@ def sealed_body(body: object) -> bytes:
         {"kind": "samples", "data": b""},
         {"kind": "decline", "round": 1, "reason": "x" * 201},
         {"kind": "report", "model_version": 1, "metrics": {str(i): 0.0 for i in range(65)}},
-        {"kind": "update", "round": 1, "base": "short", "samples": 1, "payload": b""},
+        {"kind": "update", "round": 1, "base": b"short", "samples": 1, "payloads": [b""]},
+        {"kind": "update", "round": 1, "base": b"123456789", "samples": 1, "payloads": [b""]},
+        {"kind": "check_in", "model_version": 1, "samples": 1, "labels": [1] * 257},
+        {"kind": "check_in", "model_version": 1, "samples": 1, "labels": [-1]},
         {"kind": "check_in", "model_version": 1, "samples": 1, "pending": list(range(65))},
         {"kind": "enrol", "device": "SAAA", "name": ""},
         [],
@@ -142,8 +210,8 @@ def test_a_plan_outside_its_bounds_is_malformed(rate: float) -> None:
 
 
 def nested(depth: int) -> bytes:
-    """An envelope with a fifth place that nests so deep that a naive reader runs out of stack."""
-    return b"\x95" + seal(Accept(round=1), ANA, sign)[1:] + b"\x91" * depth + b"\xc0"
+    """An envelope with a fourth place that nests so deep that a naive reader runs out of stack."""
+    return b"\x94" + seal(Accept(round=1), ANA, sign)[1:] + b"\x91" * depth + b"\xc0"
 
 
 @settings(max_examples=150, deadline=None)
@@ -185,7 +253,10 @@ values = st.recursive(
 @given(
     st.sampled_from(["check_in", "accept", "update", "report", "enrol", "decline"]),
     st.dictionaries(
-        st.sampled_from(["round", "samples", "payload", "metrics", "name", "base"]), values
+        st.sampled_from(
+            ["round", "samples", "payloads", "codec", "group", "metrics", "name", "base"]
+        ),
+        values,
     ),
 )
 def test_a_signed_body_of_any_shape_is_a_message_or_a_peer_error(

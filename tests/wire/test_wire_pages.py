@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from hedgerow.core import fixed
-from hedgerow.protocol import coordinator
+from hedgerow.protocol import buffered, coordinator, counting, learning, rounds
 from hedgerow.serve import coordinator as shell
 from hedgerow.wire import codec
 from hedgerow.wire.messages import MESSAGES, Accept, Message, kind_of, round_of, update_id
@@ -73,7 +73,7 @@ def test_no_page_is_left_of_a_message_that_is_gone() -> None:
 
 
 def test_the_example_of_the_envelope_holds_what_the_page_says() -> None:
-    version, _, body, _ = json.loads(example("envelope"))
+    version, body, _ = json.loads(example("envelope"))
     assert version == 1
     assert msgspec.msgpack.decode(b64decode(body), type=Accept) == Accept(round=5)
 
@@ -89,16 +89,22 @@ def outcomes_in(*modules: Any) -> set[str]:
                     words.add(str(texts[0]))
                 if node.func.id == "_refused":
                     words |= {str(text) for text in texts}
-    for function in (coordinator._update, coordinator._out_of_place, coordinator._receipts_again):
+    functions = [f for m in (rounds, buffered) for f in (m.out_of_place, m.known_outcome)]
+    for function in (coordinator._update, *functions):
         for node in ast.walk(ast.parse(inspect.getsource(function))):
             value = node.value if isinstance(node, ast.Return | ast.Assign) else None
-            if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                words.add(value.value)
+            either = (value.body, value.orelse) if isinstance(value, ast.IfExp) else (value,)
+            words |= {
+                one.value
+                for one in either
+                if isinstance(one, ast.Constant) and isinstance(one.value, str)
+            }
     return words
 
 
 def test_every_outcome_the_code_can_give_is_in_the_table() -> None:
-    words = outcomes_in(codec, fixed, coordinator, shell)
+    modules = (codec, fixed, coordinator, counting, rounds, buffered, learning, shell)
+    words = outcomes_in(*modules) | {"bad_payload"}  # of every decoder in `seal`
     assert {"counted", "late", "forged", "misplaced", "unknown_device"} <= words
     assert set(rows("receipt", "Outcomes")) == words
 
@@ -118,16 +124,19 @@ def _check_bounded(info: msgspec.inspect.Type, where: type[Message]) -> None:
     match info:
         case msgspec.inspect.StructType():
             for field in info.fields:
-                if field.encode_name != "payload":  # bounded by the envelope that holds it
+                if field.encode_name != "payloads":  # bounded by the envelope that holds it
                     _check_bounded(field.type, where)
         case msgspec.inspect.StrType():
             assert info.max_length is not None or info.pattern is not None, where
         case msgspec.inspect.IntType():
             assert info.ge is not None, where
-            assert info.le is not None, where
+            assert info.le is not None or info.lt is not None, where
         case msgspec.inspect.ListType() | msgspec.inspect.VarTupleType():
             assert info.max_length is not None, where
             _check_bounded(info.item_type, where)
+        case msgspec.inspect.UnionType():
+            for one in info.types:
+                _check_bounded(one, where)
         case msgspec.inspect.DictType():
             assert info.max_length is not None, where
             _check_bounded(info.key_type, where)

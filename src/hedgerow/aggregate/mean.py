@@ -5,11 +5,13 @@ equation for w_{t+1}; the fixed point is `hedgerow.core.fixed`.
 """
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hedgerow.core.errors import UsageError
-from hedgerow.core.fixed import TERMS_MAX, Fixed, mean_of
+from hedgerow.core.fixed import ONE, TERMS_MAX, Fixed, fixed_sum, mean_of
 from hedgerow.core.layout import Vector
 
 
@@ -24,6 +26,16 @@ class ExactSum:
     def add(self, term: Fixed, weight: int) -> None:
         """Add one update, already weighted; both in fixed point."""
         self._merge(term, weight, 1)
+
+    def add_rows(self, values: NDArray[np.float32], weights: Sequence[float]) -> NDArray[np.bool_]:
+        """Add a row of `values [K, size]` for each of `weights [K]`: the same sum as one by one.
+
+        Rows that are not finite or out of range are left out; which were added is the answer.
+        """
+        total, good = fixed_sum(values, weights)
+        chosen = np.rint(np.array(weights, np.float64)[good] * ONE)  # as `weight_to_fixed`
+        self._merge(total, sum(map(int, chosen.tolist())), len(chosen))
+        return good
 
     def merge(self, other: "ExactSum") -> None:
         """Add another sum, as an edge server or a second worker made it."""

@@ -21,6 +21,8 @@ from hedgerow.core.errors import UsageError
 
 OPSET = 18
 IR_VERSION = 9
+ONE_FOR_ALL = "K or 1"
+"""The leading size of an input that may be one row for all clients."""
 _aten = torch.ops.aten
 Dims = tuple[Any, ...]
 """Sizes of one client's tensor: numbers, or the expression in B as text."""
@@ -103,7 +105,7 @@ class Emitter:
         source, target = value.order or counted, order or counted
         now, sizes = (tuple(value.dims[dim] for dim in dims) for dims in (source, target))
         if _moving(value.dims, source) == _moving(value.dims, target):
-            name = self._view(value.name, value.clients, sizes, now)
+            name = self.view(value.name, value.clients, sizes, now)
         else:
             lead = [0] if value.clients else []
             perm = lead + [source.index(dim) + value.clients for dim in target]
@@ -130,10 +132,10 @@ class Emitter:
         return self._shaped(value, tuple(dims), shape)
 
     def _shaped(self, value: Value, dims: Dims, shape: Dims) -> Value:
-        name = self._view(value.name, value.clients, dims, value.dims)
+        name = self.view(value.name, value.clients, dims, value.dims)
         return Value(name, dims, shape, value.clients)
 
-    def _view(self, name: str, clients: bool, sizes: Dims, now: Dims) -> str:
+    def view(self, name: str, clients: bool, sizes: Dims, now: Dims) -> str:
         """What lies at `name` in sizes `now`, seen in other sizes. A view of a view is one view."""
         name, now = self._views.get(name, (name, now))
         if now == sizes:
@@ -145,6 +147,18 @@ class Emitter:
         (seen,) = self.op("Reshape", name, self.constant(lead + numbers))
         self._views[seen] = name, now
         return seen
+
+    def knows(self, dim: Any) -> bool:
+        """Whether a size is a number or that of an input."""
+        return isinstance(dim, int) or dim in self.sizes
+
+    def row(self, count: Any, fill: float) -> str:
+        """A matrix `[1, count]` of one number; `count` may be a size in B."""
+        if isinstance(count, int):
+            return self.constant(np.full((1, count), fill, np.float32))
+        (shape,) = self.op("Concat", self.constant([1]), self._size(count), axis=0)
+        (name,) = self.op("ConstantOfShape", shape, value=_filling(fill))
+        return name
 
     def ranked(self, value: Value, rank: int) -> Value:
         """With K kept in front, enough sizes of 1 behind it to reach `rank`."""
@@ -190,6 +204,10 @@ class Emitter:
             missing = len(order) - len(value.dims)
             value = self.unsqueeze(value, range(missing), (1,) * missing + value.shape)
         return self.ordered(value, order) if value.dims else value
+
+
+def _filling(number: float) -> onnx.TensorProto:
+    return helper.make_tensor("fill", TensorProto.FLOAT, [1], [number])
 
 
 def _moving(dims: Dims, order: Sequence[int]) -> list[int]:
@@ -270,7 +288,7 @@ def shape_of(node: torch.fx.Node) -> Dims:
 
 def _input(emitter: Emitter, node: torch.fx.Node, name: str, shape: Dims) -> Value:
     dims = shape_of(node)
-    clients = bool(shape) and shape[0] == "K"
+    clients = bool(shape) and shape[0] in ("K", ONE_FOR_ALL)
     for place, dim in enumerate(dims):
         if not isinstance(dim, int) and dim not in emitter.sizes:
             at = place + clients

@@ -6,12 +6,16 @@ from collections.abc import Set
 import msgspec
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 from onnx import TensorProto
+from torch import nn
 
 from hedgerow.author import graphs
 from hedgerow.author.quantise import quantised_graph, ranges_graph
 from hedgerow.author.spec import Spec
+from hedgerow.author.widths import narrower
+from hedgerow.core.errors import UsageError
 from hedgerow.core.layout import Layout, Vector
 from hedgerow.model.bundle import (
     INFER,
@@ -24,8 +28,10 @@ from hedgerow.model.bundle import (
     pack_weights,
 )
 from hedgerow.model.quantise import digest, measure
+from hedgerow.model.widths import Width, file_of
 
 _NOISE_SAMPLES = 64
+_BIAS_SAMPLES = 16
 
 
 def export(spec: Spec) -> Bundle:
@@ -36,6 +42,7 @@ def export(spec: Spec) -> Bundle:
     """
     layout = spec.layout()
     module = spec.prepared()
+    output = msgspec.structs.replace(spec.output, bias=output_bias(spec, module))
     weights = layout.flatten(
         {name: tensor.detach().numpy() for name, tensor in module.named_parameters()}
     )
@@ -55,11 +62,15 @@ def export(spec: Spec) -> Bundle:
         RANGES: with_external(ranges_graph(infer, activations), layout, offsets),
         TRAIN: train,
     }
+    widths = []
+    for width, part in narrower(spec):
+        files |= _narrow_files(width, part)
+        widths.append(Width(width=width, layout=part.layout()))
     manifest = Manifest(
         name=spec.name,
         version=spec.version,
         input=spec.input,
-        output=spec.output,
+        output=output,
         layout=layout,
         plan=spec.plan,
         decide=spec.decide,
@@ -68,10 +79,55 @@ def export(spec: Spec) -> Bundle:
         activations=activations,
         ranges=((0.0, 0.0),) * len(activations),
         ranges_weights=digest(weights),
+        widths=tuple(widths) or msgspec.UNSET,
     )
     bare = Bundle.build(manifest, files, weights)
     ranges = tuple(measure(bare, layout.unflatten(weights), samples))
     return Bundle.build(msgspec.structs.replace(manifest, ranges=ranges), files, weights)
+
+
+def _narrow_files(width: float, part: Spec) -> dict[str, bytes]:
+    module, layout = part.prepared(), part.layout()
+    infer = graphs.infer_graph(part, module)
+    # Its tensors are blocks of those in the file: it points at the file, but at no place in it.
+    return {
+        file_of("infer", width): with_external(infer, layout, {}),
+        file_of("train", width): graphs.train_graph(part, module),
+    }
+
+
+def output_bias(spec: Spec, module: nn.Module) -> str:
+    """The tensor that is added to the output last, by trying; empty if there is none.
+
+    Raises:
+        UsageError: the spec names one that is not.
+    """
+    rng = np.random.Generator(np.random.PCG64(1))
+    x = _calibration(spec)[0][:_BIAS_SAMPLES]
+    tensors = {name: tensor.detach() for name, tensor in module.named_parameters()}
+    before = _outputs(module, tensors, x)
+    candidates = [spec.output.bias] if spec.output.bias else list(tensors)[::-1]
+    for name in candidates:
+        if name not in tensors or tensors[name].shape != (spec.output.size,):
+            continue
+        step = torch.from_numpy(rng.standard_normal(spec.output.size).astype(np.float32))
+        after = _outputs(module, tensors | {name: tensors[name] + step}, x)
+        if torch.allclose(after - before, step.expand_as(after), rtol=0, atol=1e-4):
+            return name
+    if spec.output.bias:
+        raise UsageError(
+            f"the output schema names the bias {spec.output.bias!r}, but adding to it does not "
+            "add the same to the output; leave it empty to have it found"
+        )
+    return ""
+
+
+def _outputs(
+    module: nn.Module, tensors: dict[str, torch.Tensor], x: NDArray[np.float32]
+) -> torch.Tensor:
+    with torch.no_grad():
+        out: torch.Tensor = torch.func.functional_call(module, tensors, (torch.from_numpy(x),))
+    return out.flatten(1)
 
 
 def _calibration(spec: Spec) -> tuple[NDArray[np.float32], str]:

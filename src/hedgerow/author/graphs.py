@@ -46,7 +46,7 @@ def train_graph(spec: Spec, module: nn.Module) -> bytes:
     shapes: list[tuple[str | int, ...]] = [
         ("K", layout.size),
         (layout.size,),
-        ("K", layout.size),
+        (emit.ONE_FOR_ALL, layout.size),
         ("K", "B", *spec.input.shape),
         ("K", "B", *target),
         ("K", "B"),
@@ -88,10 +88,13 @@ def _client_step(spec: Spec, module: nn.Module) -> Callable[..., tuple[Tensor, T
     sizes = [tensor.size for tensor in layout.tensors]
     loss_of = losses(spec)
 
-    def loss(tensors: list[Tensor], x: Tensor, y: Tensor, sample_weight: Tensor) -> Tensor:
+    def loss(
+        tensors: list[Tensor], x: Tensor, y: Tensor, sample_weight: Tensor, rate: Tensor
+    ) -> tuple[Tensor, Tensor]:
         out = functional_call(module, dict(zip(names, tensors, strict=True)), (x,))
         total = sample_weight.sum()
-        return (sample_weight * loss_of(out, y)).sum() / total.clamp_min(1e-12)
+        mean = (sample_weight * loss_of(out, y)).sum() / total.clamp_min(1e-12)
+        return rate * mean, mean
 
     def step(
         weights: Tensor,
@@ -105,9 +108,14 @@ def _client_step(spec: Spec, module: nn.Module) -> Callable[..., tuple[Tensor, T
     ) -> tuple[Tensor, Tensor]:
         parts = torch.split(weights, sizes)
         tensors = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
-        gradients, value = grad_and_value(loss)(tensors, x, y, sample_weight)
-        gradient = torch.cat([part.reshape(-1) for part in gradients])
-        return weights - rate * (gradient + pull * (weights - anchor) + shift), value
+        gradients, (_, value) = grad_and_value(loss, has_aux=True)(
+            tensors, x, y, sample_weight, rate
+        )
+        # w − rate·(∇ℓ + pull·(w − anchor) + shift), written so that as little as possible is done
+        # to whole vectors of every client: the rate enters where the gradient is still small.
+        move = torch.cat([part.reshape(-1) for part in gradients])
+        given = rate * (shift - pull * anchor)
+        return weights * (1 - rate * pull) - (move + given), value
 
     return step
 

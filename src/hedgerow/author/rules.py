@@ -205,11 +205,36 @@ def _order(dims: Iterable[int]) -> tuple[int, ...] | None:
     return None if order == tuple(range(len(order))) else order
 
 
-def _strides(kind: str, axes: list[int], last: int) -> list[list[int]]:
-    """A sum that leaves the last dimension is several times faster one dimension after another."""
-    if kind != "ReduceSum" or last in axes:
-        return [axes]
-    return [[axis] for axis in reversed(axes)]
+def _by_products(
+    e: Emitter, kind: str, value: Value, sizes: list[Any], places: list[int], keep: bool
+) -> str | None:
+    """A sum or mean that leaves the last dimension, as products with a row of ones.
+
+    ONNX Runtime adds up such a dimension in one order where there are several clients and in
+    another where there is one; a product is the same for each client, however many there are, and
+    no slower. `sizes` are those in memory, `places` the ones that go. None where sizes in B are in
+    the way.
+    """
+    behind = sizes[places[0] + 1 :]
+    if kind not in ("ReduceSum", "ReduceMean") or len(sizes) - 1 in places or not value.clients:
+        return None
+    if not all(isinstance(size, int) for size in behind):
+        return None
+    if kind == "ReduceMean" and not all(isinstance(sizes[at], int) for at in places):
+        return None
+    if not all(e.knows(sizes[at]) for at in places):
+        return None
+    name, now = value.name, list(sizes)
+    for at in reversed(places):
+        narrow = [*now[: at + 1], math.prod(now[at + 1 :])]
+        name = e.view(name, True, tuple(narrow), tuple(now))
+        ones = e.row(now[at], 1.0 if kind == "ReduceSum" else 1.0 / now[at])
+        (name,) = e.op("MatMul", ones, name)
+        whole = [*now[:at], 1, *now[at + 1 :]]
+        name = e.view(name, True, tuple(whole), (*now[:at], 1, narrow[-1]))
+        now = whole
+    left = [size for at, size in enumerate(now) if keep or at not in places]
+    return e.view(name, True, tuple(left), tuple(now))
 
 
 def _reduction(kind: str) -> Rule:
@@ -223,9 +248,13 @@ def _reduction(kind: str) -> Rule:
         dims = [dim % max(rank, 1) for dim in args[1]] if len(args) > 1 and args[1] else order
         keep = args[2] if len(args) > 2 else False
         axes = sorted(order.index(dim) + value.clients for dim in dims)
-        name = value.name
-        for group in _strides(kind, axes, rank - 1 + value.clients):
-            (name,) = e.op(kind, name, e.constant(group), keepdims=int(keep))
+        sizes = [value.dims[dim] for dim in order]
+        places = [axis - value.clients for axis in axes]
+        product = _by_products(e, kind, value, sizes, places, keep)
+        if product is not None:
+            name = product
+        else:
+            (name,) = e.op(kind, value.name, e.constant(axes), keepdims=int(keep))
         left = [dim for dim in order if keep or dim not in dims]
         place = {dim: index for index, dim in enumerate(sorted(left))}
         result = Value(name, shape, shape, value.clients, order=_order(place[dim] for dim in left))

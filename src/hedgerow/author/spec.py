@@ -33,7 +33,9 @@ class Spec:
     with as many elements as the input, and `output.size` is their number). A module of tokens
     takes them as floats and calls `.long()`. Parameters whose name starts with one of `private`
     stay on the device. `calibration` is a sample `[n, *input.shape]` of real inputs for int8.
-    Dropout is compiled away: what a bundle computes is a function of its inputs.
+    Dropout is compiled away: what a bundle computes is a function of its inputs. For devices that
+    cannot afford it all, `build(width)` makes the module with that share of its channels, and the
+    bundle gets a form for each of `widths` (`hedgerow.author.widths`).
     """
 
     name: str
@@ -45,6 +47,8 @@ class Spec:
     private: tuple[str, ...] = ()
     decide: dict[str, float] = field(default_factory=dict)
     calibration: NDArray[np.float32] | None = None
+    build: Callable[[float], nn.Module] | None = None
+    widths: tuple[float, ...] = ()
 
     def prepared(self) -> nn.Module:
         """A copy of the module with dropout off, fit to be traced.

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from hedgerow.algorithms.fedavg import FedAvg, plan_of_round
+from hedgerow.algorithms.catalogue import AnyAlgorithm
 from hedgerow.core.layout import Vector
 from hedgerow.core.schema import LocalPlan
 from hedgerow.io import data
@@ -29,7 +29,7 @@ class Task(msgspec.Struct, frozen=True):
     baseline: Literal["alone", "pooled"]
     rounds: int
     plan: LocalPlan
-    fedavg: FedAvg
+    algorithm: AnyAlgorithm
 
 
 class Accuracies(msgspec.Struct, frozen=True):
@@ -70,7 +70,7 @@ def _trained(bundle: Bundle, windows: WindowSet, task: Task, name: str) -> Vecto
     trainer = LocalTrainer(bundle, name, windows)
     weights = bundle.weights
     for index in range(task.rounds):
-        plan = plan_of_round(task.fedavg, task.plan, index, task.rounds)
+        plan = task.algorithm.plan_of_round(task.plan, index, task.rounds)
         weights, _ = trainer.fit(weights, plan, ("round", index), Event())
     return weights
 

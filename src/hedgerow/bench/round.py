@@ -56,13 +56,13 @@ class RoundResult(msgspec.Struct, frozen=True):
 class NoStep:
     """A trainer whose update is all zeros, at once."""
 
-    def train(self, offer: Offer, shared: bytes, stop: Flag) -> Outcome:
+    def train(self, offer: Offer, blob: bytes, stop: Flag) -> Outcome:
         """A delta of zeros, as large as the model."""
-        return Outcome(payload=bytes(len(shared)), samples=1024, metrics={"loss": 0.0})
+        return Outcome(payloads=(bytes(len(blob)),), samples=1024, metrics={"loss": 0.0})
 
-    def personalise(self, shared: bytes, stop: Flag) -> bytes:
+    def personalise(self, blob: bytes, stop: Flag) -> bytes:
         """Nothing is fitted."""
-        return shared
+        return blob
 
 
 def bench_round(devices: int, rounds: int) -> RoundResult:

@@ -12,6 +12,7 @@ COMMANDS = {
     "device": "Run one device agent.",
     "coordinator": "Run the coordinator of a fleet.",
     "server": "Run the embedded NATS server.",
+    "sim": "Run an experiment in virtual time, over the machines that ship.",
     "model": "Compile, inspect and check model bundles.",
     "data": "Fetch real recordings by package name, checked and cached; list them.",
     "bench": "Measure rounds, inference and footprint.",
@@ -30,6 +31,8 @@ EXTRA_OF = {
     "starlette": "coordinator",
     "uvicorn": "coordinator",
     "psycopg": "postgresql",
+    "pyarrow": "sim",
+    "ray": "ray",
 }
 """Which extra brings a module that the base install does not have."""
 

@@ -115,9 +115,10 @@ async def _page(fleet: "Fleet", port: int | None) -> AsyncIterator[str]:
 
 
 def _settings(home: Path, rounds: int) -> "CoordinatorSettings":
-    import msgspec
+    from msgspec.structs import replace
 
-    from hedgerow.apps.watch.recipe import FEDAVG
+    from hedgerow.algorithms.base import Schedule
+    from hedgerow.apps.watch.recipe import ALGORITHM
     from hedgerow.protocol.fleet import RoundRules
     from hedgerow.serve.settings import CoordinatorSettings, NatsSettings
 
@@ -130,7 +131,7 @@ def _settings(home: Path, rounds: int) -> "CoordinatorSettings":
         app="watch",
         nats=NatsSettings(port=0),
         rounds=rules,
-        fedavg=FEDAVG if rounds > 1 else msgspec.structs.replace(FEDAVG, local_rate="constant"),
+        algorithm=ALGORITHM if rounds > 1 else replace(ALGORITHM, schedule=Schedule()),
     )
 
 
@@ -182,7 +183,7 @@ async def _baseline(baseline: Literal["alone", "pooled"], fleet: "Fleet") -> "Ac
     from hedgerow.bench.baselines import Accuracies, Task
     from hedgerow.io.children import ends_with_parent
 
-    task = Task(baseline, BASELINE_ROUNDS, fleet.shell.state.plan, fleet.shell.settings.fedavg)
+    task = Task(baseline, BASELINE_ROUNDS, fleet.shell.state.plan, fleet.shell.settings.algorithm)
     process = await asyncio.create_subprocess_exec(
         *("nice", "-n", "10", sys.executable, "-m", "hedgerow.bench.baselines"),
         stdin=asyncio.subprocess.PIPE,

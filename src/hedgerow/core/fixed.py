@@ -1,9 +1,11 @@
 """Fixed point: the ring in which updates are summed.
 
 A weighted element `w·Δ` is rounded to the nearest multiple of 2⁻³² (ties to even) and held as a
-64-bit integer. With `|w·Δ| ≤ 2¹²` a sum of 2¹⁸ updates still fits, so a sum never overflows and
+64-bit integer. With `|w·Δ| ≤ 2¹⁰` a sum of 2²⁰ updates still fits, so a sum never overflows and
 never depends on the order of its terms.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +15,17 @@ from hedgerow.core.layout import Vector
 
 FRACTION_BITS = 32
 ONE = 1 << FRACTION_BITS
-MAGNITUDE_MAX = 1 << 12
+MAGNITUDE_MAX = 1 << 10
 """Largest |weight · element| a single term may have."""
-TERMS_MAX = 1 << 18
+TERMS_MAX = 1 << 20
 """Most terms one sum may have."""
 
 Fixed = NDArray[np.int64]
+_EXACT = float(1 << 53)
+_ABOVE = 1.001
+"""More than rounding takes: what is added to a square, itself a square, never makes it less."""
+_BLOCK = 1 << 16
+"""Numbers that are rounded at a time, in whole rows: they stay in a processor's cache."""
 
 
 def to_fixed(values: Vector, weight: float) -> Fixed:
@@ -40,6 +47,48 @@ def to_fixed(values: Vector, weight: float) -> Fixed:
         )
     scaled *= ONE
     return np.rint(scaled, out=scaled).astype(np.int64)
+
+
+def fixed_sum(
+    values: NDArray[np.float32], weights: Sequence[float]
+) -> tuple[Fixed, NDArray[np.bool_]]:
+    """Σ `to_fixed(values[k], weights[k])` over the rows of `values [K, P]`, to the very bit.
+
+    Rows that `to_fixed` would refuse are left out; which are in is the second answer, `[K]`.
+    """
+    weighing = np.array(weights, np.float64)
+    good = np.zeros(len(values), np.bool_)
+    total = np.zeros(values.shape[1], np.int64)
+    height = max(1, _BLOCK // max(len(total), 1))
+    buffer = np.empty((height, len(total)))
+    for low in range(0, len(values), height):
+        rows, weighs = values[low : low + height], weighing[low : low + height]
+        tops = _tops(rows, weighs)
+        fits = good[low : low + height] = tops <= MAGNITUDE_MAX  # not so for NaN
+        if not fits.all():
+            rows, weighs, tops = rows[fits], weighs[fits], tops[fits]
+        scaled = buffer[: len(rows)]
+        scaled[...] = rows
+        scaled *= (weighs * ONE)[:, None]  # a power of two more changes no digit
+        np.rint(scaled, out=scaled)
+        # Below 2⁵³ whole numbers are exact in float64 too, and so is their sum.
+        exact = tops.sum() * ONE + len(tops) < _EXACT
+        part = scaled.sum(axis=0) if exact else scaled.astype(np.int64).sum(axis=0)
+        total += part.astype(np.int64)
+    return total, good
+
+
+def _tops(rows: NDArray[np.float32], weighing: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How large the weighted elements of each row are at most, or more where that fits too."""
+    strength = np.abs(weighing)
+    with np.errstate(invalid="ignore", over="ignore"):
+        # No element is larger than its row is long, which takes one look at each.
+        squares: NDArray[np.float32] = np.vecdot(rows, rows)
+        tops = np.sqrt(squares.astype(np.float64)) * (strength * _ABOVE)
+        if not (tops <= MAGNITUDE_MAX).all():
+            top = np.maximum(rows.max(axis=1, initial=0), -rows.min(axis=1, initial=0))
+            tops = top.astype(np.float64) * strength
+    return tops
 
 
 def weight_to_fixed(weight: float) -> int:

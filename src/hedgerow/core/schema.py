@@ -53,11 +53,16 @@ class InputSchema(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OutputSchema(msgspec.Struct, frozen=True, kw_only=True):
-    """What the model answers: `size` numbers; for classification one logit for each of `labels`."""
+    """What the model answers: `size` numbers; for classification one logit for each of `labels`.
+
+    `bias` names the tensor of the layout that is added to the output last, so that adding to it
+    adds the same to the output; empty if the model has none.
+    """
 
     task: Task
     size: int
     labels: tuple[str, ...] = ()
+    bias: str = ""
 
     def __post_init__(self) -> None:
         if self.task == "classification" and len(self.labels) != self.size:
@@ -71,12 +76,14 @@ class LocalPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     `momentum` the heavy-ball factor of local SGD (zeroed at the start of every round), `pull` the
     strength that holds the weights to the anchor (FedProx's μ), `gradient_norm_max` clips each
     step's gradient (0: not at all), `augment` names the transforms of `hedgerow.sense.augment`,
-    `average_last` returns the mean of the weights over that last fraction of the steps.
+    `average_last` returns the mean of the weights over that last fraction of the steps, `calibrate`
+    trains with that many times the logarithm of the device's own label frequencies added to the
+    logits, so that what it learns does not lean to the labels it happens to hold.
     """
 
     epochs: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 1.0
     batch: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 16
-    rate: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.05
+    rate: Annotated[float, msgspec.Meta(gt=0, le=100)] = 0.05
     momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
     weight_decay: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.0
     pull: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
@@ -86,3 +93,4 @@ class LocalPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         msgspec.Meta(max_length=16),
     ] = ()
     average_last: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    calibrate: Annotated[float, msgspec.Meta(ge=0, le=2)] = 0.0

@@ -55,6 +55,12 @@ _models = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("weights", sa.LargeBinary),
 )
+_settled = sa.Table(
+    "settled",
+    _metadata,
+    sa.Column("device", sa.String(56), primary_key=True),
+    sa.Column("round", sa.BigInteger, nullable=False),
+)
 _facts = sa.Table(
     "facts",
     _metadata,
@@ -180,6 +186,20 @@ class CoordinatorStore:
             )
             return result.rowcount == 1
 
+    def settled(self) -> dict[str, int]:
+        """The last round whose update of a device has its outcome, by device, where it was kept."""
+        return {row["device"]: row["round"] for row in self._rows(sa.select(_settled))}
+
+    def set_settled(self, rounds: Mapping[str, int]) -> None:
+        """Keep the last settled round of these devices; the others' stay."""
+        with self._connection() as connection:
+            for device, number in rounds.items():
+                changed = connection.execute(
+                    sa.update(_settled).where(_settled.c.device == device).values(round=number)
+                )
+                if changed.rowcount == 0:
+                    connection.execute(sa.insert(_settled).values(device=device, round=number))
+
     # Rounds
 
     def put_round(self, round_: RoundRow) -> None:
@@ -257,9 +277,12 @@ class CoordinatorStore:
 
     def last_model(self) -> ModelRow | None:
         """The newest version; None before the first."""
-        query = sa.select(*_MODEL_COLUMNS).order_by(_models.c.version.desc()).limit(1)
-        row = self._row(query)
-        return None if row is None else ModelRow(**row)
+        return next(iter(self.models(1)), None)
+
+    def models(self, limit: int) -> list[ModelRow]:
+        """The newest versions, newest first."""
+        query = sa.select(*_MODEL_COLUMNS).order_by(_models.c.version.desc()).limit(limit)
+        return [ModelRow(**row) for row in self._rows(query)]
 
     def model_weights(self, version: int) -> bytes | None:
         """The weights of a version; None when it is unknown or its weights were forgotten."""

@@ -1,9 +1,10 @@
 """The model bundle: one file that can infer and learn.
 
 A bundle is a directory or a stored ZIP with `manifest.json`, `infer.onnx`, `train.onnx`,
-`weights.safetensors` and, for int8, `infer.int8.onnx` with `ranges.onnx`. The archive has one
-canonical form (sorted names, fixed times, no compression), so the same content has the same bytes
-and the same hash everywhere.
+`weights.safetensors` and, for int8, `infer.int8.onnx` with `ranges.onnx`; for each narrower form of
+the model (`hedgerow.model.widths`) also `infer.<width>.onnx` and `train.<width>.onnx`. The archive
+has one canonical form (sorted names, fixed times, no compression), so the same content has the same
+bytes and the same hash everywhere.
 """
 
 import hashlib
@@ -22,6 +23,14 @@ from safetensors import SafetensorError
 from hedgerow.core.errors import PeerError, UsageError
 from hedgerow.core.layout import Layout, Vector
 from hedgerow.core.schema import InputSchema, LocalPlan, OutputSchema
+from hedgerow.model.widths import (
+    WIDTHS_MAX,
+    Submodel,
+    Width,
+    file_of,
+    is_width_file,
+    leading_blocks,
+)
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -70,6 +79,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     the int8 activation ranges were measured on: `"samples"`, `"noise"` or, without int8, `""`.
     `ranges` are smallest and largest value of each of `activations`, in their order, measured with
     the weights whose flat vector has the SHA-256 `ranges_weights`: they hold for no others.
+    `widths` are the narrower forms, widest first; not written where there are none.
     """
 
     format: int = FORMAT
@@ -85,6 +95,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     activations: tuple[QuantisedActivation, ...] = ()
     ranges: tuple[tuple[float, float], ...] = ()
     ranges_weights: str = ""
+    widths: tuple[Width, ...] | msgspec.UnsetType = msgspec.UNSET
     files: dict[str, str] = {}
 
 
@@ -190,6 +201,39 @@ class Bundle:
         return Bundle.build(manifest, graphs, weights)
 
     @cached_property
+    def parts(self) -> tuple[Submodel, ...]:
+        """The forms of the model: the whole one, then those of `manifest.widths`."""
+        layout = self.manifest.layout
+        whole = Submodel(layout, np.arange(layout.size, dtype=np.int64))
+        return (whole, *(leading_blocks(layout, each.layout) for each in _widths(self.manifest)))
+
+    def at_width(self, number: int) -> "Bundle":
+        """The form `number` of `parts` as a bundle by itself, float32 only; 0 is the whole one.
+
+        Raises:
+            UsageError: there is no such form.
+        """
+        if number == 0:
+            return self
+        if not 0 < number < len(self.parts):
+            raise UsageError(f"the bundle has widths 0 to {len(self.parts) - 1}, not {number}")
+        width, whole = _widths(self.manifest)[number - 1].width, self.manifest
+        manifest = Manifest(
+            name=whole.name,
+            version=whole.version,
+            input=whole.input,
+            output=whole.output,
+            layout=self.parts[number].layout,
+            plan=whole.plan,
+            decide=whole.decide,
+        )
+        graphs = {
+            INFER: self.file(file_of("infer", width)),
+            TRAIN: self.file(file_of("train", width)),
+        }
+        return Bundle.build(manifest, graphs, self.weights[self.parts[number].index])
+
+    @cached_property
     def hash(self) -> str:
         """SHA-256 of the canonical archive, in hex: the bundle's address."""
         return _sha256(self.to_bytes())
@@ -206,6 +250,10 @@ def pack_weights(layout: Layout, weights: Vector) -> bytes:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def _widths(manifest: Manifest) -> tuple[Width, ...]:
+    return () if isinstance(manifest.widths, msgspec.UnsetType) else manifest.widths
 
 
 def _bad(detail: str) -> PeerError:
@@ -227,7 +275,7 @@ def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
     be a decompression bomb, nested or overlapping.
     """
     names = [entry.filename for entry in entries]
-    unknown = sorted(set(names) - {MANIFEST, *ALLOWED})
+    unknown = sorted(name for name in {*names} - {MANIFEST, *ALLOWED} if not is_width_file(name))
     if unknown or len(set(names)) != len(names):
         raise _bad(f"the archive holds unknown or repeated entries: {unknown[:5] or sorted(names)}")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
@@ -237,7 +285,8 @@ def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
 
 
 def _from_directory(path: Path, bytes_max: int) -> Bundle:
-    present = [name for name in (MANIFEST, *ALLOWED) if (path / name).is_file()]
+    others = sorted(entry.name for entry in path.iterdir() if is_width_file(entry.name))
+    present = [name for name in (MANIFEST, *ALLOWED, *others) if (path / name).is_file()]
     if sum((path / name).stat().st_size for name in present) > bytes_max:
         raise _bad(f"its files have more than the {bytes_max} bytes allowed")
     files = {name: (path / name).read_bytes() for name in present}
@@ -277,7 +326,28 @@ def _checked(manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
     for name, data in files.items():
         if _sha256(data) != manifest.files[name]:
             raise _bad(f"{name} has SHA-256 {_sha256(data)}, not {manifest.files[name]}")
-    return Bundle(manifest, dict(files), _read_weights(manifest.layout, files[WEIGHTS]))
+    weights = _read_weights(manifest.layout, files[WEIGHTS])
+    _check_widths(manifest, files)  # last: a layout claims no more than there are weights now
+    return Bundle(manifest, dict(files), weights)
+
+
+def _check_widths(manifest: Manifest, files: Mapping[str, bytes]) -> None:
+    widths = [each.width for each in _widths(manifest)]
+    if (
+        len(widths) > WIDTHS_MAX
+        or widths != sorted(set(widths), reverse=True)
+        or not all(0 < width < 1 for width in widths)
+    ):
+        raise _bad(f"it has widths {widths}; wanted at most {WIDTHS_MAX} below 1, widest first")
+    wanted = {file_of(kind, width) for kind in ("infer", "train") for width in widths}
+    got = {name for name in files if is_width_file(name)}
+    if got != wanted:
+        raise _bad(f"its widths {widths} need {sorted(wanted)}, it has {sorted(got)}")
+    try:
+        for each in _widths(manifest):
+            leading_blocks(manifest.layout, each.layout)
+    except UsageError as error:
+        raise _bad(str(error)) from error
 
 
 def _read_weights(layout: Layout, data: bytes) -> Vector:

@@ -1,15 +1,12 @@
-"""Training: a bundle's one-step graph, called over minibatches.
+"""Training: a bundle's one-step graph, called over minibatches of one client or of many at once.
 
-The graph computes `w ← w − rate·(∇ℓ(w) + pull·(w − anchor) + shift)`. Momentum and weight decay
-need no second graph: with `shift = correction + λ·w + m·v` the step taken is `rate·v'`, so the new
-velocity is `(w − w')/rate`.
+A device trains itself alone (K = 1), the simulator many clients in lockstep; what a client gets
+depends on its own samples, weights and key, never on who else is there.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnxruntime as ort
@@ -17,39 +14,44 @@ from numpy.typing import NDArray
 
 from hedgerow.core.errors import UsageError
 from hedgerow.core.layout import Vector
-from hedgerow.core.schema import LocalPlan
+from hedgerow.core.streams import Keys, key_of, mixed
+from hedgerow.model.batches import batch_of
 from hedgerow.model.bundle import TRAIN, Bundle
+from hedgerow.model.descent import INPUTS, OUTPUTS, Descent, Slot
+from hedgerow.model.passes import Counts, Losses, Pass, Rows, Trained
+from hedgerow.model.samples import Samples, Views, sizes_of
 from hedgerow.model.session import open_session
+from hedgerow.model.training import Augment, Group, TrainingDiverged
+
+__all__ = ["INPUTS", "OUTPUTS", "Augment", "Learner", "Samples", "TrainingDiverged"]
 
 Array = NDArray[np.float32]
-Augment = Callable[[Array, "np.random.Generator"], Array]
-INPUTS = ("weights", "anchor", "shift", "x", "y", "sample_weight", "rate", "pull")
-OUTPUTS = ("weights_next", "loss")
-
-
-class TrainingDiverged(UsageError):
-    """The loss or the weights left the finite numbers; lower the rate or clip the gradient."""
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What training left: weights `[P]`, steps taken, samples seen, mean loss over them (NaN if
-    no step was taken).
-    """
-
-    weights: Vector
-    steps: int
-    samples: int
-    loss: float
+_LOSS_BATCH = 64
+_KNOWN_FROM = 4096
 
 
 class Learner:
     """Trains any weights of one bundle. Not safe to share between threads."""
 
-    def __init__(self, bundle: Bundle, *, threads: int = 1) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threads: int = 1,
+        stride: int = 1,
+        unrolled: Callable[[bytes], bytes | None] | None = None,
+    ) -> None:
+        """`unrolled` makes of the graph one that takes `stride` plain steps, if it can be made."""
         self.bundle = bundle
+        self._threads, self._stride, self._unrolled = threads, stride, unrolled
         self._session = open_session(bundle.file(TRAIN), threads=threads)
         self._core = self._session._sess
+        self._start = bundle.weights
+        self._several: ort.InferenceSession | None = None
+        self._descent: Descent | None = None
+        self._known: NDArray[np.generic] | None = None
+        self._only_loss = ort.RunOptions()
+        self._only_loss.only_execute_path_to_fetches = True
 
     def step(
         self,
@@ -73,237 +75,198 @@ class Learner:
         new, loss = self._core.run(list(OUTPUTS), dict(zip(INPUTS, values, strict=True)), None)
         return new, loss
 
-    def train(
+    def run(
         self,
-        weights: Vector,
-        x: Array,
-        y: NDArray[np.generic] | None,
-        plan: LocalPlan,
-        rng: np.random.Generator,
+        ask: Pass,
+        clients: Sequence[Samples],
+        keys: Keys,
         *,
-        sample_weight: Array | None = None,
-        anchor: Vector | None = None,
-        shift: Vector | None = None,
-        trainable: NDArray[np.bool_] | None = None,
         augment: Augment | None = None,
         should_stop: Callable[[], bool] | None = None,
+        tolerant: bool = False,
     ) -> Trained:
-        """Train `weights [P]` on `x [n, *shape]` and `y` by `plan`; the arguments stay unchanged.
+        """Train row k of `ask.weights [K, P]` on `clients[k]`; nothing given is changed.
 
-        `y` is `[n]` integers for classification, `[n, size]` for regression; for reconstruction
-        None means the input itself, before `augment`. `sample_weight [n]` weighs the samples (1),
-        `anchor [P]` is what `plan.pull` pulls to (the starting weights), `shift [P]` is added to
-        every gradient (0), elements where `trainable [P]` is False keep their value exactly.
-        `augment` maps a batch `[B, *shape]` to one of the same shape. `should_stop` is asked
-        before every step. `plan.augment` is names only: whoever calls resolves them.
+        `keys [K]` decide every draw. `augment` maps a batch `[B, *shape]` of one client to one of
+        the same shape; `plan.augment` is names only, whoever calls resolves them. `should_stop` is
+        asked before every step. For a reconstruction `y` None means the input itself, before
+        `augment`. A `tolerant` run marks clients that diverge and goes on with the others.
 
         Raises:
             UsageError: arguments do not fit the bundle or the plan cannot be run.
-            TrainingDiverged: the loss or the weights left the finite numbers.
+            TrainingDiverged: a loss or weight left the finite numbers, unless `tolerant`.
         """
-        labels = self._check(weights, x, y, plan)
-        size = min(plan.batch, len(x))
-        shape = x.shape[1:]
-        run = _Run(self._session, plan, weights, shape, labels, size, anchor, shift, trainable)
-        weighing = np.ones(len(x), np.float32) if sample_weight is None else sample_weight
-        batches = list(_batches(len(x), size, plan.epochs, rng))
-        averaged = _Average(len(batches) - math.ceil(plan.average_last * len(batches)))
-        loss_total, samples, steps = 0.0, 0, 0
-        for rows in batches:
-            if should_stop is not None and should_stop():
-                break
-            run.fill(x, labels, weighing, rows)
-            if augment is not None:
-                run.x[0, : len(rows)] = augment(run.x[0, : len(rows)].copy(), rng)
-            loss = run.step()
-            if not math.isfinite(loss):
-                raise TrainingDiverged(
-                    f"the loss became {loss} at step {steps + 1} with rate {plan.rate}; "
-                    "lower the rate, set gradient_norm_max, or look for NaN in the samples"
-                )
-            loss_total += loss * len(rows)
-            samples += len(rows)
-            averaged.add(steps, run.weights)
-            steps += 1
-        final = averaged.result(run.weights)
-        if not np.isfinite(final).all():
-            raise TrainingDiverged(f"the weights left the finite numbers after {steps} steps")
-        return Trained(final, steps, samples, loss_total / samples if samples else math.nan)
+        self._check(ask, clients, keys)
+        plan = ask.plan
+        count = len(clients)
+        sizes = sizes_of(clients)
+        draws = mixed(keys ^ key_of(0, "pass", ask.name))
+        answer = Trained(
+            np.empty(ask.weights.shape, np.float32),  # whose rows may all be one
+            np.zeros(count, np.int64),
+            np.zeros(count, np.int64),
+            np.zeros(count, np.float64),
+            np.zeros(count, np.bool_),
+        )
+        kinds, kind = np.unique(sizes, return_inverse=True)
+        batches = np.array([batch_of(size, plan.batch) for size in kinds.tolist()])[kind]
+        for batch in np.unique(batches)[::-1]:
+            mine = np.flatnonzero(batches == batch)
+            mine = mine[np.argsort(-sizes[mine], kind="stable")]
+            chosen = _chosen(clients, mine)
+            descent = self._buffers(len(mine), int(batch))
+            manifest = self.bundle.manifest
+            group = Group(manifest, descent, ask, chosen, sizes[mine], draws[mine], mine)
+            for block in group.blocks:
+                self._check_labels(block.source.whole.y)
+            group.run(answer, augment, should_stop, tolerant=tolerant)
+        return answer
 
-    def _check(
-        self, weights: Vector, x: Array, y: NDArray[np.generic] | None, plan: LocalPlan
-    ) -> NDArray[np.generic]:
-        """The targets in the graph's type; refuses what does not fit."""
-        manifest = self.bundle.manifest
-        if weights.shape != (manifest.layout.size,):
-            raise UsageError(
-                f"weights have shape {weights.shape}, the model wants ({manifest.layout.size},)"
-            )
-        if x.shape[1:] != manifest.input.shape or len(x) == 0:
-            raise UsageError(
-                f"x has shape {x.shape}, the model wants (n, *{manifest.input.shape}) with n ≥ 1"
-            )
+    def losses(self, ask: Losses, clients: Sequence[Samples]) -> NDArray[np.float64]:
+        """The mean loss `[K, C]` of each model of `ask.weights [C, P]` on each client's samples.
+
+        Raises:
+            UsageError: arguments do not fit the bundle.
+        """
+        found = np.zeros((len(clients), len(ask.weights)))
+        models = np.ascontiguousarray(ask.weights, np.float32)
+        zero = np.zeros((1, models.shape[1]), np.float32)
+        number = np.zeros((), np.float32)
+        for k, client in enumerate(clients):
+            self._check_rows(models, client)
+            y = self._targets(client)
+            size = batch_of(len(client.x), _LOSS_BATCH)
+            total = 0.0
+            for start in range(0, len(client.x), size):
+                x, targets, weight = _padded(client, y, start, size)
+                several = [np.repeat(part[None], len(models), 0) for part in (x, targets, weight)]
+                values = (models, zero[0], zero, *several, number, number)
+                feeds = dict(zip(INPUTS, values, strict=True))
+                (loss,) = self._core.run(["loss"], feeds, self._only_loss)
+                found[k] += loss.astype(np.float64) * float(weight.sum())
+                total += float(weight.sum())
+            found[k] /= max(total, 1e-12)
+        return found
+
+    def _check(self, ask: Pass, clients: Sequence[Samples], keys: Keys) -> None:
+        """Refuses what does not fit."""
+        plan = ask.plan
         if plan.rate <= 0 or plan.batch < 1 or plan.epochs < 0 or not 0 <= plan.average_last <= 1:
             raise UsageError(
                 f"the plan has rate {plan.rate}, batch {plan.batch}, epochs {plan.epochs}, "
                 f"average_last {plan.average_last}; wanted rate > 0, batch ≥ 1, epochs ≥ 0 and "
                 "average_last from 0 to 1"
             )
-        task, size = manifest.output.task, manifest.output.size
-        if y is None and task == "reconstruction":
-            y = x
-        shapes = {"classification": (), "regression": (size,), "reconstruction": x.shape[1:]}
-        if y is None or y.shape != (len(x), *shapes[task]):
+        if not len(ask.weights) == len(clients) == len(keys):
+            raise UsageError(
+                f"{len(ask.weights)} rows of weights and {len(keys)} keys for {len(clients)} "
+                "clients; wanted one of each"
+            )
+        if isinstance(clients, Views) and len(clients) and clients.counts.min() > 0:
+            self._check_rows(ask.weights, clients.whole)
+            return
+        output, shape = self.bundle.manifest.output, self.bundle.manifest.input.shape
+        plain = output.task == "classification" and ask.weights.shape[1:] == self._start.shape
+        for client in clients:
+            x, y = client.x, client.y
+            fits = plain and y is not None and x.dtype == np.float32 and x.shape[1:] == shape
+            if not fits or y is None or y.shape != x.shape[:1] or not len(x):
+                self._check_rows(ask.weights, client)
+
+    def _check_rows(self, weights: Rows, client: Samples) -> None:
+        manifest = self.bundle.manifest
+        size, shape, x = manifest.layout.size, manifest.input.shape, client.x
+        if weights.ndim != 2 or weights.shape[1] != size:
+            raise UsageError(f"weights have shape {weights.shape}, the model wants (K, {size})")
+        if x.shape[1:] != shape or len(x) == 0:
+            raise UsageError(f"x has shape {x.shape}, the model wants (n, *{shape}) with n ≥ 1")
+        if x.dtype != np.float32:
+            raise UsageError(f"x is {x.dtype}; wanted float32")
+        output = manifest.output
+        wanted = {
+            "classification": (len(x),),
+            "regression": (len(x), output.size),
+            "reconstruction": x.shape,
+        }[output.task]
+        y = client.y
+        if y is None and output.task == "reconstruction":
+            return
+        if y is None or y.shape != wanted:
             got = None if y is None else y.shape
-            raise UsageError(f"y has shape {got}; {task} wants {(len(x), *shapes[task])}")
-        if task != "classification":
+            raise UsageError(f"y has shape {got}; {output.task} wants {wanted}")
+
+    def _targets(self, client: Samples) -> NDArray[np.generic]:
+        """The targets in the graph's type; refuses labels there are none of."""
+        y = client.x if client.y is None else client.y
+        output = self.bundle.manifest.output
+        if output.task != "classification":
             return y.astype(np.float32, copy=False)
-        if y.min() < 0 or y.max() >= size:
-            raise UsageError(f"labels reach from {y.min()} to {y.max()}; wanted 0 to {size - 1}")
+        self._check_labels(y)
         return y.astype(np.int64, copy=False)
 
+    def _check_labels(self, y: NDArray[np.generic] | None) -> None:
+        """Refuses labels there are none of; many clients' common array is looked at once."""
+        output = self.bundle.manifest.output
+        if y is None or output.task != "classification" or y is self._known:
+            return
+        low, high = y.min(), y.max()
+        if low < 0 or high >= output.size:
+            raise UsageError(f"labels reach from {low} to {high}; wanted 0 to {output.size - 1}")
+        if len(y) > _KNOWN_FROM:
+            self._known = y
 
-class _Run:
-    """Buffers bound to the graph for one call of `train`: weights go back and forth between two."""
+    def _buffers(self, clients: int, batch: int) -> Descent:
+        """Buffers for so many clients and samples a step; the last ones, where they will do."""
+        held = self._descent
+        if held is None or not held.holds(clients, batch):
+            manifest = self.bundle.manifest
+            several = self._open_several()
+            slots = [
+                self._slot(clients, batch) for _ in range(1 if several is None else self._stride)
+            ]
+            held = self._descent = Descent(self._session, manifest.layout.size, slots, several)
+        return held
 
-    def __init__(
-        self,
-        session: ort.InferenceSession,
-        plan: LocalPlan,
-        weights: Vector,
-        shape: tuple[int, ...],
-        labels: NDArray[np.generic],
-        size: int,
-        anchor: Vector | None,
-        shift: Vector | None,
-        trainable: NDArray[np.bool_] | None,
-    ) -> None:
-        self._core = session._sess
-        self._plan = plan
-        self._pair = [np.array(weights, np.float32)[None], np.empty((1, len(weights)), np.float32)]
-        self._turn = 0
-        self._clipped = plan.gradient_norm_max > 0
-        self._correction = np.zeros_like(self._pair[0]) if shift is None else shift[None].copy()
-        self._anchor = np.array(weights if anchor is None else anchor, np.float32)
-        self._frozen = None if trainable is None else ~trainable
-        self._velocity = np.zeros_like(self._pair[0])
-        self._gradient = np.empty_like(self._pair[0])
-        self._spare = np.empty_like(self._pair[0])
-        self._corrects = shift is not None
-        self._shift = np.zeros_like(self._pair[0]) if self._clipped else self._correction.copy()
-        self.x = np.zeros((1, size, *shape), np.float32)
-        self._y = np.zeros((1, size, *labels.shape[1:]), labels.dtype)
-        self._sample_weight = np.zeros((1, size), np.float32)
-        self._loss = np.zeros(1, np.float32)
-        # With clipping the graph only computes the gradient: rate 1, nothing added.
-        self._rate = np.array(1.0 if self._clipped else plan.rate, np.float32)
-        self._pull = np.array(0.0 if self._clipped else plan.pull, np.float32)
-        self._bindings = [self._bind(session, turn) for turn in (0, 1)]
+    def _slot(self, clients: int, batch: int) -> Slot:
+        shape, output = self.bundle.manifest.input.shape, self.bundle.manifest.output
+        behind = {
+            "classification": (),
+            "regression": (output.size,),
+            "reconstruction": shape,
+        }[output.task]
+        kind = np.int64 if output.task == "classification" else np.float32
+        return Slot(
+            np.zeros((clients, batch, *shape), np.float32),
+            np.zeros((clients, batch, *behind), kind),
+            np.zeros((clients, batch), np.float32),
+        )
 
-    @property
-    def weights(self) -> Vector:
-        """The current weights `[P]`, a view."""
-        current: Vector = self._pair[self._turn][0]
-        return current
-
-    def fill(
-        self,
-        x: Array,
-        labels: NDArray[np.generic],
-        weighing: Array,
-        rows: NDArray[np.int64],
-    ) -> None:
-        """Copy a batch in. A ragged one leaves older rows behind it, at weight 0."""
-        count = len(rows)
-        np.take(x, rows, axis=0, out=self.x[0, :count], mode="clip")
-        np.take(labels, rows, axis=0, out=self._y[0, :count], mode="clip")
-        np.take(weighing, rows, out=self._sample_weight[0, :count], mode="clip")
-        self._sample_weight[0, count:] = 0
-
-    def step(self) -> float:
-        """Take one step and return its loss."""
-        plan = self._plan
-        old, new = self._pair[self._turn], self._pair[1 - self._turn]
-        if not self._clipped and (plan.momentum or plan.weight_decay):
-            np.multiply(self._velocity, np.float32(plan.momentum), out=self._shift)
-            if self._corrects:
-                self._shift += self._correction
-            if plan.weight_decay:
-                self._shift += np.multiply(old, np.float32(plan.weight_decay), out=self._spare)
-        self._core.run_with_iobinding(self._bindings[self._turn]._iobinding, None)
-        if self._clipped:
-            self._take_clipped(old, new)
-        elif plan.momentum:
-            np.subtract(old, new, out=self._velocity)
-            self._velocity /= np.float32(plan.rate)
-        if self._frozen is not None:
-            np.copyto(new[0], old[0], where=self._frozen)
-        self._turn = 1 - self._turn
-        return float(self._loss[0])
-
-    def _take_clipped(self, old: Array, new: Array) -> None:
-        """Make the step in NumPy from the bare gradient, with nothing allocated."""
-        plan, gradient, spare = self._plan, self._gradient, self._spare
-        np.subtract(old, new, out=gradient)
-        if self._frozen is not None:
-            gradient[0, self._frozen] = 0
-        norm = math.sqrt(np.dot(gradient[0], gradient[0]))
-        if norm > plan.gradient_norm_max:
-            gradient *= np.float32(plan.gradient_norm_max / norm)
-        if plan.pull:
-            np.subtract(old, self._anchor, out=spare)
-            spare *= np.float32(plan.pull)
-            gradient += spare
-        if self._corrects:
-            gradient += self._correction
-        if plan.weight_decay:
-            gradient += np.multiply(old, np.float32(plan.weight_decay), out=spare)
-        if plan.momentum:
-            self._velocity *= np.float32(plan.momentum)
-            self._velocity += gradient
-            gradient = self._velocity
-        np.multiply(gradient, np.float32(plan.rate), out=spare)
-        np.subtract(old, spare, out=new)
-
-    def _bind(self, session: ort.InferenceSession, turn: int) -> ort.IOBinding:
-        binding = session.io_binding()
-        values: list[NDArray[np.generic]] = [self._pair[turn], self._anchor, self._shift]
-        values += [self.x, self._y, self._sample_weight, self._rate, self._pull]
-        for name, array in zip(INPUTS, values, strict=True):
-            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
-        for name, array in zip(OUTPUTS, (self._pair[1 - turn], self._loss), strict=True):
-            binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
-        return binding
+    def _open_several(self) -> ort.InferenceSession | None:
+        """The graph of several steps, made when training begins."""
+        if self._unrolled is not None:
+            graph = self._unrolled(self.bundle.file(TRAIN))
+            self._unrolled = None
+            if graph is not None:
+                self._several = open_session(graph, threads=self._threads)
+        return self._several
 
 
-class _Average:
-    """The mean of the weights after each step from `first` on."""
-
-    def __init__(self, first: int) -> None:
-        self._first = first
-        self._count = 0
-        self._total: NDArray[np.float64] | float = 0.0
-
-    def add(self, step: int, weights: Vector) -> None:
-        """Count the weights after step number `step` (from 0)."""
-        if step >= self._first:
-            self._total = self._total + weights.astype(np.float64)
-            self._count += 1
-
-    def result(self, last: Vector) -> Vector:
-        """The mean, or a copy of `last` if nothing was counted."""
-        if self._count == 0:
-            return last.copy()
-        return np.asarray(self._total / self._count, np.float32)
+def _chosen(clients: Sequence[Samples], rows: Counts) -> Sequence[Samples]:
+    return clients[rows] if isinstance(clients, Views) else [clients[k] for k in rows.tolist()]
 
 
-def _batches(
-    count: int, size: int, epochs: float, rng: np.random.Generator
-) -> Iterator[NDArray[np.int64]]:
-    """Row numbers of each batch: a fresh order every epoch, the last epoch perhaps cut short."""
-    left = round(epochs * count)
-    while left > 0:
-        order = rng.permutation(count)[:left]
-        left -= len(order)
-        for start in range(0, len(order), size):
-            yield order[start : start + size]
+def _padded(
+    client: Samples, y: NDArray[np.generic], start: int, size: int
+) -> tuple[Array, NDArray[np.generic], Array]:
+    """`size` rows of a client's samples, targets and weights; missing ones are zeros."""
+    x = client.x[start : start + size]
+    weight = np.zeros(size, np.float32)
+    weight[: len(x)] = 1 if client.weight is None else client.weight[start : start + size]
+    targets = y[start : start + size]
+    if len(x) < size:
+        missing = size - len(x)
+        x, targets = (
+            np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)])
+            for part in (x, targets)
+        )
+    return x, targets, weight

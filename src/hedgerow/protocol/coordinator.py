@@ -1,39 +1,28 @@
-"""The coordinator: rounds with a cohort, a quorum, a deadline and over-selection.
+"""The coordinator: who is in the fleet, what they say, and how the model moves on.
 
-Phases and what moves between them (any other event is taken in every phase):
+Phases, in rounds (`hedgerow.protocol.rounds`) and without (`hedgerow.protocol.buffered`); any other
+event is taken in every phase:
 
     idle ──enough devices present──▶ open ──target, or all settled, or deadline──▶ aggregating
       ▲                               │                                               │
       ├───── fewer than the quorum ───┘                                               │
       └───────────────────────────────── aggregated ──────────────────────────────────┘
-    (`resting` between rounds; `done` after the last)
+    (`resting` between rounds; `done` after the last; without rounds it stays `open` to the end)
 
 Every update gets one receipt with one outcome (`docs/messages/receipt.md`). The update stream is
 the journal: after a crash the shell restores the open round and replays the stream through the
 same function, so nothing that had arrived is asked for again.
 """
 
+from types import ModuleType
+
 import numpy as np
 
-from hedgerow.algorithms.fedavg import plan_of_round, weight_of
-from hedgerow.algorithms.selection import over_selected, uniform
 from hedgerow.core.errors import PeerError, ProtocolBug
-from hedgerow.core.fixed import to_fixed, weight_to_fixed
-from hedgerow.core.streams import stream
-from hedgerow.protocol.effects import (
-    AbandonRound,
-    Admit,
-    Aggregate,
-    Broadcast,
-    CancelTimer,
-    CountIn,
-    Effect,
-    SaveRound,
-    Send,
-    SetTimer,
-    Tell,
-    TurnAway,
-)
+from hedgerow.protocol import buffered, rounds
+from hedgerow.protocol.asking import roll_call, steer, told_by
+from hedgerow.protocol.counting import count_in
+from hedgerow.protocol.effects import Admit, Broadcast, Effect, SaveRound, Send, Tell, TurnAway
 from hedgerow.protocol.fleet import (
     Aggregated,
     CoordinatorState,
@@ -52,15 +41,17 @@ from hedgerow.wire.messages import (
     CheckIn,
     Decline,
     FromDevice,
-    ModelRef,
-    Offer,
-    Published,
     Receipt,
     Report,
-    RollCall,
     Update,
+    base_of,
     update_id,
 )
+
+
+def _mode(state: CoordinatorState) -> ModuleType:
+    """Rounds or no rounds: both modules have the same functions."""
+    return buffered if state.algorithm.asynchronous else rounds
 
 
 def step(
@@ -84,16 +75,18 @@ def step(
         case Started():
             effects = _started(state, now)
         case TimerFired(name):
-            effects = _timer(state, name, now)
-        case Aggregated(number, model):
-            effects = _aggregated(state, number, model, now)
+            effects = _mode(state).timer(state, name, now)
+        case Aggregated():
+            effects = _aggregated(state, event, now)
     return state, effects
 
 
 def restore_round(state: CoordinatorState, saved: SaveRound, now: float) -> CoordinatorState:
     """Open again the round that was open at the crash; the shell then replays the journal."""
     cohort = dict.fromkeys(saved.cohort, "offered")
-    state.open = OpenRound(saved.number, saved.model, saved.plan, saved.target, cohort, now)
+    state.open = OpenRound(
+        saved.number, state.model, saved.plan, saved.target, cohort, now, state.model.version
+    )
     state.phase, state.last_round = "replaying", saved.number
     return state
 
@@ -125,10 +118,11 @@ def _received(
         case CheckIn():
             return _check_in(state, device, member, message, now)
         case Accept(round=number):
-            return _mark(state, device, number, "accepted", now)
+            effects: list[Effect] = _mode(state).mark(state, device, number, "accepted", now)
+            return effects
         case Decline(round=number, reason=reason):
             told: list[Effect] = [Tell("declined", {"device": device, "reason": reason})]
-            return told + _mark(state, device, number, "declined", now)
+            return [*told, *_mode(state).mark(state, device, number, "declined", now)]
         case Report():
             if not np.isfinite([message.confidence, *message.metrics.values()]).all():
                 return _refused(state, device, "not_finite")
@@ -141,109 +135,50 @@ def _check_in(
     state: CoordinatorState, device: str, member: Member, message: CheckIn, now: float
 ) -> list[Effect]:
     member.samples, member.model_version = message.samples, message.model_version
-    member.name = message.name or member.name
+    member.name, member.said = message.name or member.name, message
     effects: list[Effect] = [Tell("checked_in", {"device": device})]
     if state.phase == "replaying":
         return effects  # what this device sent may still stand in the journal
-    effects += _receipts_again(state, device, message.pending)
-    current = state.open
-    awaited = current is not None and current.cohort.get(device) in {"offered", "accepted"}
-    if current is not None and awaited and state.phase == "open":
-        effects.append(Send(device, _offer(state, current, now)))
-    elif message.model_version < state.model.version:
-        effects.append(Send(device, Published(round=state.last_round, model=state.model)))
-    return effects if state.shortfall > 0 else effects + _maybe_open(state, now)
-
-
-def _receipts_again(state: CoordinatorState, device: str, pending: list[int]) -> list[Effect]:
-    """Receipts that were lost on the way; an update still on its way gets its own in time."""
-    effects: list[Effect] = []
-    current = state.open
-    for number in pending:
-        if number > state.last_round:
-            outcome = "unknown_round"
-        elif current is None or number != current.number:
-            outcome = "late"
-        elif current.cohort.get(device) in {"counted", "refused"}:
-            outcome = "duplicate"
-        else:
-            continue
-        effects.append(Send(device, Receipt(id=update_id(device, number), outcome=outcome)))
-    return effects
-
-
-def _mark(
-    state: CoordinatorState, device: str, number: int, phase: str, now: float
-) -> list[Effect]:
-    """An accept or a decline; those for another round, or that come too late, change nothing."""
-    current = state.open
-    if current is None or number != current.number:
-        return []
-    before = current.cohort.get(device)
-    if before == "offered" or (before == "accepted" and phase == "declined"):
-        current.move(device, phase)
-        return _maybe_close(state, now)
-    return []
+    mode = _mode(state)
+    for number in message.pending:  # receipts that were lost on the way
+        outcome = mode.known_outcome(state, device, number)
+        if outcome is not None:
+            receipt = Receipt(id=update_id(device, number), outcome=outcome)
+            effects.append(Send(device, receipt))
+    effects += mode.answer(state, device, now)
+    effects += steer(state, device, member, now)
+    return effects if state.shortfall > 0 else effects + mode.maybe_open(state, now)
 
 
 def _update(state: CoordinatorState, device: str, update: Update, now: float) -> list[Effect]:
-    receipt_id = update_id(device, update.round)
-    current = state.open
-    outcome = _out_of_place(state, device, update)
+    mode, current = _mode(state), state.open
+    outcome = mode.out_of_place(state, device, update)
     effects: list[Effect] = []
     if outcome is None and current is not None:
         try:
-            count_in = _checked(state, current, device, update)
+            staleness = mode.staleness(state, current, update)
+            effects.append(count_in(state, current, device, update, staleness))
         except PeerError as error:
             outcome = error.reason
-            current.move(device, "refused")
         else:
             outcome = "counted"
-            current.move(device, "counted")
+            current.terms += 1
             current.samples += update.samples
-            effects.append(count_in)
+            current.outcomes.append(told_by(device, update))
+        mode.settle(state, current, device, update, outcome)
     assert outcome is not None
     state.outcomes[outcome] += 1
+    member = state.members[device]  # whoever trained from a model has it
+    member.model_version = max(member.model_version, state.recent.get(update.base, 0))
     fields = {"device": device, "round": update.round, "outcome": outcome}
-    fields |= {"metrics": update.metrics, "bytes": len(update.payload)}
+    fields |= {"metrics": update.metrics, "bytes": sum(map(len, update.payloads))}
+    if current is not None:
+        fields["counted_in"] = current.number
     effects += [
-        Send(device, Receipt(id=receipt_id, outcome=outcome)),
+        Send(device, Receipt(id=update_id(device, update.round), outcome=outcome)),
         Tell("update", fields),
     ]
-    return effects + _maybe_close(state, now)
-
-
-def _out_of_place(state: CoordinatorState, device: str, update: Update) -> str | None:
-    """The outcome of an update that has no place in the sum, or None if it has one."""
-    current = state.open
-    if update.round > state.last_round:
-        return "unknown_round"
-    if current is None or update.round != current.number or state.phase == "aggregating":
-        return "late"
-    match current.cohort.get(device):
-        case None:
-            return "uninvited"
-        case "counted" | "refused":
-            return "duplicate"
-    if current.count("counted") >= current.target:
-        return "late"  # replaying a journal that runs past the end of the round
-    return None
-
-
-def _checked(state: CoordinatorState, current: OpenRound, device: str, update: Update) -> CountIn:
-    """The update as a term of the sum; raises PeerError with the reason it cannot be one."""
-    if update.base != current.model.hash:
-        raise PeerError("stale", f"it starts from {update.base}, not {current.model.hash}")
-    wanted = 4 * state.parameters
-    if len(update.payload) != wanted:
-        raise PeerError("wrong_shape", f"{len(update.payload)} bytes came, {wanted} were wanted")
-    if update.samples < 1:
-        raise PeerError("no_samples", "an update over no samples; wanted at least one")
-    if not np.isfinite(list(update.metrics.values())).all():
-        raise PeerError("not_finite", "a metric is not finite")
-    weight = weight_of(state.algorithm, update.samples)
-    delta = np.frombuffer(update.payload, "<f4")
-    return CountIn(update.round, device, to_fixed(delta, weight), weight_to_fixed(weight))
+    return effects if state.phase == "replaying" else effects + mode.go_on(state, device, now)
 
 
 def _refused(state: CoordinatorState, device: str, reason: str) -> list[Effect]:
@@ -258,137 +193,27 @@ def _refused(state: CoordinatorState, device: str, reason: str) -> list[Effect]:
 def _started(state: CoordinatorState, now: float) -> list[Effect]:
     if state.phase not in {"idle", "replaying"}:
         raise ProtocolBug("coordinator", state.phase, "Started")
-    roll_call = Broadcast(RollCall(spread_seconds=state.rules.roll_call_seconds))
-    current = state.open
+    mode, current = _mode(state), state.open
+    call = Broadcast(roll_call(state))
     if current is None:
-        return [roll_call, *_maybe_open(state, now)]
+        return [call, *mode.maybe_open(state, now)]
     state.phase = "open"
     current.opened_at = now
-    missing = [device for device, phase in current.cohort.items() if phase == "offered"]
-    told = Tell("round_resumed", {"round": current.number, "missing": len(missing)})
-    closing = _maybe_close(state, now)
-    if closing:
-        return [roll_call, told, *closing]
-    offer = _offer(state, current, now)
-    return [
-        roll_call,
-        *(Send(device, offer) for device in missing),
-        SetTimer("deadline", now + state.rules.deadline_seconds),
-        told,
-    ]
+    return [call, *mode.resume(state, current, now)]
 
 
-def _timer(state: CoordinatorState, name: str, now: float) -> list[Effect]:
-    current = state.open
-    match name:
-        case "deadline" if state.phase == "open" and current is not None:
-            return _close(state, current, now, "deadline")
-        case "rest" if state.phase == "resting":
-            state.phase = "idle"
-            return _maybe_open(state, now)
-    return []  # a timer that was set before the phase changed
-
-
-def _maybe_open(state: CoordinatorState, now: float) -> list[Effect]:
-    rules = state.rules
-    if state.phase != "idle":
-        return []
-    if rules.rounds and state.rounds_done >= rules.rounds:
-        state.phase = "done"
-        return [Tell("done", {"rounds": state.rounds_done})]
-    present = [
-        device
-        for device, member in state.members.items()
-        if now - member.seen_at <= rules.presence_seconds and member.samples > 0
-    ]
-    state.shortfall = max(rules.quorum, rules.devices_min) - len(present)
-    if state.shortfall > 0:
-        return []
-    number = state.last_round + 1
-    invited = uniform(
-        present,
-        over_selected(rules.cohort, rules.over_selection),
-        stream(rules.seed, "cohort", number),
-    )
-    plan = plan_of_round(state.algorithm, state.plan, state.rounds_done, rules.rounds)
-    current = OpenRound(
-        number=number,
-        model=state.model,
-        plan=plan,
-        target=min(rules.cohort, len(invited)),
-        cohort=dict.fromkeys(invited, "offered"),
-        opened_at=now,
-    )
-    state.open, state.phase, state.last_round = current, "open", number
-    offer = _offer(state, current, now)
-    return [
-        SaveRound(number, state.model, tuple(invited), current.target, plan),
-        *(Send(device, offer) for device in invited),
-        SetTimer("deadline", now + rules.deadline_seconds),
-        Tell("round_opened", {"round": number, "cohort": invited}),
-    ]
-
-
-def _maybe_close(state: CoordinatorState, now: float) -> list[Effect]:
-    current = state.open
-    if current is None or state.phase != "open":
-        return []
-    if current.count("counted") >= current.target:
-        return _close(state, current, now, "target")
-    if current.count("offered", "accepted") == 0:
-        return _close(state, current, now, "settled")
-    return []
-
-
-def _close(state: CoordinatorState, current: OpenRound, now: float, why: str) -> list[Effect]:
-    counted = current.count("counted")
-    seconds = now - current.opened_at
-    fields = {"round": current.number, "counted": counted, "why": why, "seconds": seconds}
-    if counted >= min(state.rules.quorum, current.target):
-        state.phase = "aggregating"
-        return [
-            CancelTimer("deadline"),
-            Tell("round_closing", fields),
-            Aggregate(current.number),
-        ]
-    reason = f"{counted} of {state.rules.quorum} updates at {why}"
-    state.open, state.phase = None, "resting"
-    return [
-        AbandonRound(current.number, reason),
-        CancelTimer("deadline"),
-        SetTimer("rest", now + state.rules.retry_seconds),
-        Tell("round_abandoned", fields),
-    ]
-
-
-def _aggregated(state: CoordinatorState, number: int, model: ModelRef, now: float) -> list[Effect]:
-    current = state.open
-    if state.phase != "aggregating" or current is None or current.number != number:
-        raise ProtocolBug("coordinator", state.phase, f"Aggregated({number})")
-    fields = {
-        "round": number,
-        "model": model,
-        "seconds": now - current.opened_at,
-        "samples": current.samples,
-        "counted": current.count("counted"),
-    }
-    state.model, state.open, state.phase = model, None, "resting"
+def _aggregated(state: CoordinatorState, event: Aggregated, now: float) -> list[Effect]:
+    closed = state.open if state.phase == "aggregating" else state.closing
+    if closed is None or closed.number != event.round:
+        raise ProtocolBug("coordinator", state.phase, f"Aggregated({event.round})")
+    state.model = event.model
+    base = base_of(event.model)
+    state.recent.pop(base, None)
+    state.recent[base] = event.model.version
+    while len(state.recent) > state.versions_kept:
+        del state.recent[next(iter(state.recent))]
+    if state.way is not None:
+        state.way = state.way.after(event.patch)
     state.rounds_done += 1
-    told: list[Effect] = [
-        Broadcast(Published(round=number, model=model)),
-        Tell("round_closed", fields),
-    ]
-    if state.rules.pause_seconds > 0:
-        return [*told, SetTimer("rest", now + state.rules.pause_seconds)]
-    state.phase = "idle"
-    return told + _maybe_open(state, now)
-
-
-def _offer(state: CoordinatorState, current: OpenRound, now: float) -> Offer:
-    left = state.rules.deadline_seconds - (now - current.opened_at)
-    return Offer(
-        round=current.number,
-        model=current.model,
-        plan=current.plan,
-        deadline_seconds=max(left, 1.0),
-    )
+    effects: list[Effect] = _mode(state).aggregated(state, closed, event.model, now)
+    return effects

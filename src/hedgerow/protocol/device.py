@@ -8,9 +8,27 @@ An offer of a newer round, or the publication of the round's model, ends what is
 Inference is not in here: it goes on in every phase, with or without a link.
 """
 
-from dataclasses import dataclass, field
+import msgspec
 
-from hedgerow.core.streams import stream
+from hedgerow.core.streams import key_of
+from hedgerow.protocol.device_state import (
+    DeviceState,
+    Event,
+    Facts,
+    FactsChanged,
+    Fetched,
+    FetchFailed,
+    LinkDown,
+    LinkUp,
+    PauseSharing,
+    Personalised,
+    Received,
+    Reported,
+    SamplesChanged,
+    TimerFired,
+    Trained,
+    TrainingFailed,
+)
 from hedgerow.protocol.effects import (
     CancelTimer,
     Effect,
@@ -33,129 +51,39 @@ from hedgerow.wire.messages import (
     FromCoordinator,
     ModelRef,
     Offer,
+    Pace,
+    Patches,
     Published,
     Receipt,
-    Report,
     RollCall,
     Update,
+    base_of,
     round_of,
     update_id,
 )
 
+__all__ = [
+    "DeviceState",
+    "Event",
+    "Facts",
+    "FactsChanged",
+    "FetchFailed",
+    "Fetched",
+    "LinkDown",
+    "LinkUp",
+    "PauseSharing",
+    "Personalised",
+    "Received",
+    "Reported",
+    "SamplesChanged",
+    "TimerFired",
+    "Trained",
+    "TrainingFailed",
+    "step",
+]
 
-@dataclass(slots=True)
-class DeviceState:
-    """All a device's protocol knows. `unacknowledged` mirrors the ids in the durable outbox.
-
-    Offers of `last_round` and of older rounds are over and done with. `personalise_due`: the
-    installed model has not been personalised yet.
-    """
-
-    device: str
-    name: str
-    model: ModelRef
-    check_in_seconds: float = 30.0
-    personalise_after_seconds: float = 0.0
-    sharing_paused: bool = False
-    samples: int = 0
-    phase: str = "idle"
-    online: bool = False
-    offer: Offer | None = None
-    last_round: int = 0
-    personalise_due: bool = False
-    fetching: dict[str, ModelRef] = field(default_factory=dict)
-    unacknowledged: set[str] = field(default_factory=set)
-
-
-# Events -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class LinkUp:
-    """The coordinator can be reached."""
-
-
-@dataclass(frozen=True, slots=True)
-class LinkDown:
-    """The coordinator cannot be reached."""
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """A message came, authenticated and decoded."""
-
-    message: FromCoordinator
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """The model of this hash is here."""
-
-    hash: str
-
-
-@dataclass(frozen=True, slots=True)
-class FetchFailed:
-    """The model of this hash could not be brought."""
-
-    hash: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """Training for this round ended: the shared delta `[P]` as bytes, and figures."""
-
-    round: int
-    payload: bytes
-    samples: int
-    metrics: dict[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingFailed:
-    """Training for this round could not be done."""
-
-    round: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Personalised:
-    """Fine-tuning ended."""
-
-
-@dataclass(frozen=True, slots=True)
-class SamplesChanged:
-    """So many training windows are in the store now."""
-
-    samples: int
-
-
-@dataclass(frozen=True, slots=True)
-class Reported:
-    """The application has something to report."""
-
-    report: Report
-
-
-@dataclass(frozen=True, slots=True)
-class PauseSharing:
-    """The owner pauses sharing, or resumes it."""
-
-    paused: bool
-
-
-@dataclass(frozen=True, slots=True)
-class TimerFired:
-    """A timer ran out."""
-
-    name: str
-
-
-Event = (LinkUp | LinkDown | Received | Fetched | FetchFailed | Trained | TrainingFailed) | (
-    Personalised | SamplesChanged | Reported | PauseSharing | TimerFired
-)
+ASK_SECONDS = 5.0
+"""Whoever lacks several versions asks for the patches within this time."""
 
 
 def step(state: DeviceState, event: Event, now: float) -> tuple[DeviceState, list[Effect]]:
@@ -178,14 +106,13 @@ def _handle(state: DeviceState, event: Event, now: float) -> list[Effect]:
             return _fetched(state, digest)
         case FetchFailed(digest, reason):
             return _fetch_failed(state, digest, reason, now)
-        case Trained():
-            return _trained(state, event)
-        case TrainingFailed(number, reason):
-            return _training_failed(state, number, reason)
-        case Personalised():
-            return _personalised(state)
+        case Trained() | TrainingFailed() | Personalised():
+            return _learned(state, event)
         case SamplesChanged(samples):
             state.samples = samples
+            return []
+        case FactsChanged(facts):
+            state.facts = facts
             return []
         case Reported(report):
             return [SendNote(report)] if state.online and not state.sharing_paused else []
@@ -200,17 +127,20 @@ def _received(state: DeviceState, message: FromCoordinator, now: float) -> list[
         case Offer():
             return _offered(state, message)
         case Published():
-            return _published(state, message)
+            return _published(state, message, now)
         case Receipt(id=receipt_id, outcome=outcome):
             if receipt_id not in state.unacknowledged:
                 return []
             state.unacknowledged.discard(receipt_id)
+            state.last_round = max(state.last_round, round_of(receipt_id))  # an old offer's copy
             return [
                 Forget(receipt_id),
                 Tell("receipt", {"id": receipt_id, "outcome": outcome}),
             ]
         case RollCall(spread_seconds=spread):
-            wait = spread * stream(0, "roll call", state.device).random()
+            wait = spread * _lot("roll call", state.device)
+            return [SetTimer("check_in", now + wait)]
+        case Pace(seconds=wait):
             return [SetTimer("check_in", now + wait)]
     return []  # answers to an enrolment mean nothing to a device that is in
 
@@ -233,24 +163,33 @@ def _offered(state: DeviceState, offer: Offer) -> list[Effect]:
         state.phase = "training"
         return [*effects, Train(offer)]
     state.phase = "fetching"
-    return effects + _fetch(state, offer.model)
+    return effects + _fetch(state, offer.model, offer.patches)
 
 
-def _published(state: DeviceState, message: Published) -> list[Effect]:
+def _published(state: DeviceState, message: Published, now: float) -> list[Effect]:
     effects: list[Effect] = []
     state.last_round = max(state.last_round, message.round)
     if state.offer is not None and state.offer.round <= message.round:
         effects = _stop(state)
-    if message.model.version > state.model.version:
-        effects += _fetch(state, message.model)
-    return effects
+    if message.model.version <= state.model.version:
+        return effects
+    way = message.patches
+    if way is not None and way.since > state.model.version:
+        # News for those who hold the version before. Whoever is further behind asks for its own.
+        wait = ASK_SECONDS * _lot(message.model.version, state.device)
+        return [*effects, SetTimer("check_in", now + wait)]
+    return effects + _fetch(state, message.model, way)
 
 
-def _fetch(state: DeviceState, model: ModelRef) -> list[Effect]:
+def _fetch(state: DeviceState, model: ModelRef, way: Patches | None) -> list[Effect]:
     if model.hash in state.fetching:
         return []
     state.fetching[model.hash] = model
-    return [Fetch(model)]
+    version = state.model.version
+    if way is None or not way.since <= version < model.version:
+        return [Fetch(model)]
+    lacking = msgspec.structs.replace(way, since=version, blobs=way.blobs[version - way.since :])
+    return [Fetch(model, lacking if len(lacking.blobs) == model.version - version else None)]
 
 
 def _fetched(state: DeviceState, digest: str) -> list[Effect]:
@@ -276,6 +215,16 @@ def _fetch_failed(state: DeviceState, digest: str, reason: str, now: float) -> l
     return [*told, SetTimer("check_in", now + min(2.0, state.check_in_seconds))]
 
 
+def _learned(state: DeviceState, event: Trained | TrainingFailed | Personalised) -> list[Effect]:
+    match event:
+        case Trained():
+            return _trained(state, event)
+        case TrainingFailed(number, reason):
+            return _training_failed(state, number, reason)
+        case Personalised():
+            return _personalised(state)
+
+
 def _trained(state: DeviceState, event: Trained) -> list[Effect]:
     offer = state.offer
     if state.phase != "training" or offer is None or offer.round != event.round:
@@ -285,9 +234,12 @@ def _trained(state: DeviceState, event: Trained) -> list[Effect]:
     state.unacknowledged.add(post_id)
     update = Update(
         round=offer.round,
-        base=offer.model.hash,
+        base=base_of(offer.model),
         samples=event.samples,
-        payload=event.payload,
+        codec=event.codec,
+        payloads=event.payloads,
+        figures=event.figures,
+        group=event.group,
         metrics=event.metrics,
     )
     return [
@@ -337,13 +289,26 @@ def _check_in(state: DeviceState, now: float) -> list[Effect]:
     again = SetTimer("check_in", now + state.check_in_seconds)
     if state.sharing_paused:
         return [again]
+    facts = state.facts
     note = CheckIn(
         model_version=state.model.version,
         samples=state.samples,
         name=state.name,
         pending=sorted(round_of(post_id) for post_id in state.unacknowledged)[:64],
+        training=0 if state.offer is None else state.offer.round,
+        battery=facts.battery,
+        on_power=facts.on_power,
+        metered=facts.metered,
+        data_age_seconds=facts.data_age_seconds,
+        link_bytes_per_second=facts.link_bytes_per_second,
+        labels=facts.labels,
     )
     return [SendNote(note), *map(Resend, sorted(state.unacknowledged)), again]
+
+
+def _lot(*names: str | int) -> float:
+    """A number from 0 to 1 of this device's own, always the same for the same names."""
+    return int(key_of(0, *names)) / 2**64
 
 
 def _timer(state: DeviceState, name: str, now: float) -> list[Effect]:

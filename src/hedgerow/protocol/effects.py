@@ -5,7 +5,7 @@ from typing import Any
 
 from hedgerow.core.fixed import Fixed
 from hedgerow.core.schema import LocalPlan
-from hedgerow.wire.messages import FromCoordinator, FromDevice, ModelRef, Offer
+from hedgerow.wire.messages import FromCoordinator, FromDevice, ModelRef, Offer, Patches
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +65,14 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """Bring this model here, then say `Fetched` or `FetchFailed`."""
+    """Bring this model here, then say `Fetched` or `FetchFailed`.
+
+    `patches` lead to it from the installed model; if what they make is not what the hash names, or
+    one is missing, the whole model is fetched.
+    """
 
     model: ModelRef
+    patches: Patches | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +122,11 @@ class TurnAway:
 
 @dataclass(frozen=True, slots=True)
 class SaveRound:
-    """Keep durably that this round is open, for whom, and from which model."""
+    """Keep durably that this round is open, for whom, and from which model; begin empty sums.
+
+    Without rounds it follows `Aggregate` of the one before, for nobody in particular: then its
+    model is the one that comes of that.
+    """
 
     number: int
     model: ModelRef
@@ -143,19 +152,26 @@ class Broadcast:
 
 @dataclass(frozen=True, slots=True)
 class CountIn:
-    """Add an update, already weighted and in fixed point, to the sum of the round."""
+    """Add an update, already weighted and in fixed point, to the sum of its group in the round."""
 
     round: int
     device: str
     term: Fixed
     weight: int
+    group: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Aggregate:
-    """Close the round: mean, server half, new model kept durably; then `Aggregated`."""
+    """Close the round: mean, server half, new model; then, once it can be fetched, `Aggregated`.
+
+    The model, the end of the round and, for each device in `settled`, the last round whose update
+    has its outcome are kept durably in one step, and together with all that comes of the event
+    that led to it: there is no moment at which an outcome was told that a restart would undo.
+    """
 
     round: int
+    settled: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,19 +29,21 @@ from hedgerow.io.tasks import end
 from hedgerow.model.bundle import BYTES_MAX, Bundle
 from hedgerow.model.predictor import Predictor
 from hedgerow.protocol import device as machine
+from hedgerow.seal.choice import LinkQuality
 from hedgerow.serve.apps import app_bundle
 from hedgerow.serve.device import (
     FACT_ENROLMENT,
+    FACT_MEMORY,
     FACT_MODEL,
-    FACT_PRIVATE,
     DeviceShell,
     Hooks,
     Outcome,
     decode_model,
 )
+from hedgerow.serve.memory import DeviceMemory
 from hedgerow.serve.pipeline import Pipeline
 from hedgerow.serve.settings import DeviceSettings
-from hedgerow.serve.windows import WindowSet, windows_of
+from hedgerow.serve.windows import WindowSet, label_counts, windows_of
 from hedgerow.wire.messages import ModelRef, Offer, Report
 from hedgerow.wire.weights import from_bytes, model_ref, to_bytes
 
@@ -114,14 +116,14 @@ class DeviceAgent:
         self._shared_size = bundle.manifest.layout.shared_size
         self._keep_history()
         self.model, shared = self._model_at_hand()
-        weights = np.concatenate([from_bytes(shared), self._private()])
+        weights = np.concatenate([from_bytes(shared)[: self._shared_size], self._memory().private])
         predictor = Predictor(bundle, weights=weights, threads=self.settings.threads)
         self.pipeline = Pipeline(bundle, predictor)
 
-    def _private(self) -> Vector:
-        """The private tensors as they were trained here, or as the bundle has them."""
-        kept = self.store.fact(FACT_PRIVATE)
-        return self.bundle.weights[self._shared_size :] if kept is None else from_bytes(kept)
+    def _memory(self, kept: bytes | None = None) -> DeviceMemory:
+        """What the device keeps from round to round: what is stored, unless this is newer."""
+        kept = self.store.fact(FACT_MEMORY) if kept is None else kept
+        return DeviceMemory.from_bytes(kept, self.bundle.weights[self._shared_size :])
 
     def _prepare_to_learn(self) -> None:
         """Windows and training graph: a device that shares with nobody is smaller without them."""
@@ -130,7 +132,14 @@ class DeviceAgent:
         self.train_set = WindowSet(*self.store.load_windows("train"))
         self.holdout = WindowSet(*self.store.load_windows("holdout"))
         self.trainer = LocalTrainer(
-            self.bundle, self.name, self.train_set, self._private(), threads=self.settings.threads
+            self.bundle,
+            self.name,
+            self.train_set,
+            self._memory(),
+            device=self.identity.public,
+            threads=self.settings.threads,
+            capacity=self.settings.capacity,
+            upload_seconds_max=self.settings.upload_seconds_max,
         )
 
     def _model_at_hand(self) -> tuple[ModelRef, bytes]:
@@ -138,7 +147,7 @@ class DeviceAgent:
         if kept is not None:
             model = decode_model(kept)
             shared = self.store.blob(model.hash)
-            if shared is not None and model.bytes == 4 * self._shared_size:
+            if shared is not None and model.bytes % (4 * self._shared_size) == 0:
                 return model, shared
         weights = self.bundle.weights[: self._shared_size]
         self.store.put_blob(to_bytes(weights))
@@ -202,6 +211,8 @@ class DeviceAgent:
             return
         await self._take_bundle(enrolment)
         self._prepare_to_learn()
+        output = self.bundle.manifest.output
+        shared = label_counts(self.train_set, output) if self.settings.share_label_counts else None
         state = machine.DeviceState(
             device=self.identity.public,
             name=self.name,
@@ -209,6 +220,7 @@ class DeviceAgent:
             check_in_seconds=self.settings.check_in_seconds,
             personalise_after_seconds=self.settings.personalise_after_seconds,
             samples=len(self.train_set.y),
+            facts=machine.Facts(labels=shared),
             personalise_due=self.model.version > 0 and self.settings.personalise_after_seconds > 0,
         )
         hooks = Hooks(
@@ -225,6 +237,7 @@ class DeviceAgent:
             trainer=self,
             executor=self._executor,
             hooks=hooks,
+            layout=self.bundle.manifest.layout,
         )
         link = self._link(enrolment, shell.on_message, shell.on_state)
         self._shell = shell
@@ -268,11 +281,13 @@ class DeviceAgent:
                 log.warning("working alone: %s", error)
                 await asyncio.sleep(ASK_AGAIN_SECONDS)
 
-    def train(self, offer: Offer, shared: bytes, stop: Flag) -> Outcome:
+    def train(self, offer: Offer, blob: bytes, stop: Flag) -> Outcome:
         """One round's training, in the learning thread (`Trainer`)."""
-        return self.trainer.train(offer, shared, stop)
+        assert self._shell is not None
+        self.trainer.link = LinkQuality(self._shell.upload_bytes_per_second)
+        return self.trainer.train(offer, blob, stop)
 
-    def personalise(self, shared: bytes, stop: Flag) -> bytes:
+    def personalise(self, blob: bytes, stop: Flag) -> bytes:
         """Fine-tune for this device alone, in the learning thread (`Trainer`)."""
         plan = msgspec.structs.replace(
             self.bundle.manifest.plan,
@@ -280,7 +295,7 @@ class DeviceAgent:
             rate=self.settings.personalise_rate,
             average_last=0.5,
         )
-        return to_bytes(self.trainer.fine_tune(shared, plan, stop))
+        return to_bytes(self.trainer.fine_tune(blob, plan, stop))
 
     async def _take_bundle(self, enrolment: "Enrolment") -> None:
         """Fetch the fleet's bundle, unless it is the one at hand."""
@@ -309,7 +324,7 @@ class DeviceAgent:
         with self.store.transaction():
             self.store.put_blob(content)
             self.store.set_fact(FACT_BUNDLE, enrolment.bundle.encode())
-            for fact in (FACT_MODEL, FACT_PRIVATE):  # those of the bundle before
+            for fact in (FACT_MODEL, FACT_MEMORY):  # those of the bundle before
                 self.store.set_fact(fact, None)
         self._use_bundle(bundle)
 
@@ -323,15 +338,15 @@ class DeviceAgent:
             enrolment.url, enrolment.fleet, credentials, on_message, on_state, self.meter
         )
 
-    def _installed(self, model: ModelRef, shared: bytes) -> None:
-        """A new model is here: measure it on what was held out, and use it."""
-        self._in_background(model, self.trainer.whole(shared), "accuracy")
+    def _installed(self, model: ModelRef, blob: bytes) -> None:
+        """A new model is here: measure what comes of it on what was held out, and use it."""
+        self._in_background(model, self.trainer.serving(blob), "accuracy")
 
     def _personalised(self, model: ModelRef, weights: bytes) -> None:
         self._in_background(model, from_bytes(weights), "accuracy_personalised")
 
-    def _learned(self, private: bytes) -> None:
-        self.trainer.private = from_bytes(private)
+    def _learned(self, memory: bytes) -> None:
+        self.trainer.memory = self._memory(memory)
 
     def _in_background(self, model: ModelRef, weights: Vector, metric: str) -> None:
         assert self._shell is not None

@@ -10,29 +10,21 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-import msgspec
-import numpy as np
-
-from hedgerow.aggregate.mean import ExactSum
-from hedgerow.algorithms.fedavg import server_step
-from hedgerow.core.errors import HedgerowError, PeerError, UsageError
+from hedgerow.core.errors import PeerError, UsageError
 from hedgerow.core.layout import Vector
 from hedgerow.io import clock
 from hedgerow.io.authority import Enroller
-from hedgerow.io.coordinator_store import (
-    ROUNDS_KEPT,
-    CoordinatorStore,
-    DeviceRow,
-    ModelRow,
-    RoundRow,
-)
+from hedgerow.io.coordinator_store import CoordinatorStore
 from hedgerow.io.keys import Identity, verify
 from hedgerow.io.links import CoordinatorLink, LinkDown
 from hedgerow.model.bundle import Bundle
 from hedgerow.protocol import coordinator as machine
 from hedgerow.protocol import effects as do
 from hedgerow.protocol import fleet
+from hedgerow.protocol.asking import roll_call
+from hedgerow.seal.codec import estimate
 from hedgerow.serve.effects import Tasks, Timers
+from hedgerow.serve.keeping import Keeper, Made
 from hedgerow.serve.settings import CoordinatorSettings
 from hedgerow.wire import codec
 from hedgerow.wire.messages import (
@@ -40,32 +32,19 @@ from hedgerow.wire.messages import (
     Enrolled,
     FromCoordinator,
     NotEnrolled,
-    RollCall,
     Update,
     kind_of,
 )
-from hedgerow.wire.weights import from_bytes, model_ref, to_bytes
+from hedgerow.wire.weights import from_bytes
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-FACT_BUNDLE = "bundle"
-FACT_OPEN_ROUND = "open_round"
-FACT_VELOCITY = "velocity"
-FACT_ROUNDS_DONE = "rounds_done"
 UPDATE_BYTES_MAX = codec.PAYLOAD_BYTES_MAX - 64 * 1024
 """Largest update that can travel: the rest of its message and its signature take some room."""
 REPLAY_SECONDS_MAX = 10.0
 """Longest silence of the journal while it is replayed."""
 RETRY_SECONDS = 0.5
-DURABLE = (do.Admit, do.SaveRound, do.AbandonRound)
-
-
-class SavedRound(msgspec.Struct, frozen=True):
-    """The open round as it is kept, and where in the update stream it began."""
-
-    round: do.SaveRound
-    first_sequence: int
 
 
 class CoordinatorShell:
@@ -88,23 +67,34 @@ class CoordinatorShell:
         self._told = told
         self._bundle_bytes = bundle.to_bytes()
         self.bundle_hash = bundle.hash
-        self._size = bundle.manifest.layout.shared_size
-        if 4 * self._size > UPDATE_BYTES_MAX:
-            raise UsageError(
-                f"an update of this model takes {4 * self._size} bytes, and at most "
-                f"{UPDATE_BYTES_MAX} can travel; share fewer of its tensors, or take a smaller one"
-            )
         self._link: CoordinatorLink
         self._consumed = 0
         self._replaced = ""
         self._began = False
-        self._sum = ExactSum(self._size)
+        self._keeper = Keeper(settings, bundle, store)
+        self.state = self._keeper.state
+        self._check_size()
         self.tasks = Tasks()
         self._timers = Timers(
             asyncio.get_running_loop(), lambda name: self.handle(fleet.TimerFired(name))
         )
-        self._first_sequence: int | None = None
-        self.state, self.weights, self._velocity = self._restored()
+
+    @property
+    def weights(self) -> Vector:
+        """The shared weights of the current model, `[S]`."""
+        return from_bytes(self._keeper.blob)[: self.state.parameters]
+
+    def _check_size(self) -> None:
+        """Raises UsageError when an update cannot travel."""
+        form = self.state.shape.form(0)
+        for one in self.state.codecs:
+            size = len(form.algorithm.sends) * estimate(one, form.size, form.shapes)
+            if size > UPDATE_BYTES_MAX:
+                raise UsageError(
+                    f"an update of this model takes {size:.0f} bytes, and at most "
+                    f"{UPDATE_BYTES_MAX} can travel; share fewer of its tensors, choose a codec "
+                    "that shrinks it, or take a smaller one"
+                )
 
     # Start and stop -------------------------------------------------------------------------------
 
@@ -113,9 +103,9 @@ class CoordinatorShell:
         self._link = link
         await link.connect()
         await self._put_blob(self._bundle_bytes)
-        await self._put_blob(to_bytes(self.weights))
-        last = await self._last_sequence()
-        first = last + 1 if self._first_sequence is None else self._first_sequence
+        await self._put_blob(self._keeper.blob)
+        last, kept = await self._last_sequence(), self._keeper.first_sequence
+        first = last + 1 if kept is None else kept
         self._consumed = first - 1
         replayed = asyncio.get_running_loop().create_future()
         self.tasks.spawn(self._consume(first, last, replayed))
@@ -140,50 +130,6 @@ class CoordinatorShell:
         await self.tasks.close()
         await self._link.close()
 
-    def _restored(self) -> tuple[fleet.CoordinatorState, Vector, Vector]:
-        """State, weights and velocity as they were kept, or as a new fleet begins."""
-        store, settings, manifest = self.store, self.settings, self.bundle.manifest
-        kept_bundle = store.fact(FACT_BUNDLE)
-        if kept_bundle is None:
-            store.set_fact(FACT_BUNDLE, self.bundle_hash.encode())
-        elif kept_bundle != self.bundle_hash.encode():
-            raise UsageError(
-                "this fleet runs another bundle; give it that one, or a new state directory"
-            )
-        last = store.last_model()
-        if last is None:
-            weights = self.bundle.weights[: self._size].copy()
-            model = model_ref(0, weights)
-            store.add_model(ModelRow(0, model.hash, 0, clock.now()), to_bytes(weights))
-        else:
-            weights = from_bytes(store.model_weights(last.version) or b"")
-            model = model_ref(last.version, weights)
-        if weights.shape != (self._size,):
-            raise HedgerowError(
-                f"the fleet's model has {len(weights)} parameters, the bundle has {self._size}; "
-                "give a new model a new fleet, or another state directory"
-            )
-        velocity = from_bytes(store.fact(FACT_VELOCITY) or b"")
-        if velocity.shape != weights.shape:
-            velocity = np.zeros_like(weights)
-        row = store.last_round()
-        state = fleet.CoordinatorState(
-            rules=settings.rounds,
-            algorithm=settings.fedavg,
-            plan=settings.plan if settings.plan is not None else manifest.plan,
-            parameters=self._size,
-            model=model,
-            members={d.id: fleet.Member(d.name) for d in store.devices() if not d.revoked},
-            last_round=0 if row is None else row.number,
-            rounds_done=int(store.fact(FACT_ROUNDS_DONE) or b"0"),
-        )
-        kept = store.fact(FACT_OPEN_ROUND)
-        if kept is not None:
-            saved = msgspec.msgpack.decode(kept, type=SavedRound)
-            self._first_sequence = saved.first_sequence
-            machine.restore_round(state, saved.round, clock.monotonic())
-        return state, weights, velocity
-
     # Events ---------------------------------------------------------------------------------------
 
     def on_note(self, device: str, data: bytes) -> None:
@@ -194,8 +140,7 @@ class CoordinatorShell:
     def on_state(self, up: bool) -> None:
         """The link came up or went down. What devices said in its absence is lost: ask again."""
         if up and self._began:
-            again = RollCall(spread_seconds=self.settings.rounds.roll_call_seconds)
-            self.tasks.spawn(self._broadcast(again))
+            self.tasks.spawn(self._broadcast(roll_call(self.state)))
 
     def on_enrol(self, device: str, data: bytes) -> None:
         """A request for enrolment came. The signature shows that it has the key it names."""
@@ -241,32 +186,13 @@ class CoordinatorShell:
         """One event through the machine, and its effects; an error stops the shell."""
         with self.tasks.guarding():
             self.state, effects = machine.step(self.state, event, clock.monotonic())
-            durable = [effect for effect in effects if isinstance(effect, DURABLE)]
-            if durable:
-                with self.store.transaction():
-                    for kept in durable:
-                        self._keep(kept)
+            made = self._keeper.carry_out(self.state, effects, self._consumed)
             for effect in effects:
                 self._act(effect)
+            for model in made:
+                self.tasks.spawn(self._publish(model))
 
     # Effects --------------------------------------------------------------------------------------
-
-    def _keep(self, effect: do.Effect) -> None:
-        """The durable half of an effect."""
-        match effect:
-            case do.Admit(device, name):
-                self.store.add_device(DeviceRow(device, name, clock.now(), False))
-            case do.SaveRound(number, model, cohort):
-                first = self._consumed + 1
-                saved = msgspec.msgpack.encode(SavedRound(effect, first))
-                self.store.set_fact(FACT_OPEN_ROUND, saved)
-                self.store.put_round(
-                    RoundRow(number, "open", cohort, model.hash, first, clock.now())
-                )
-            case do.AbandonRound(number, reason):
-                self.store.set_fact(FACT_OPEN_ROUND, None)
-                self._close_row(number, "abandoned", reason, {})
-                self.store.forget_rounds(number + 1 - ROUNDS_KEPT)
 
     def _act(self, effect: do.Effect) -> None:
         match effect:
@@ -279,12 +205,6 @@ class CoordinatorShell:
             case do.TurnAway(device, reason):
                 answer = NotEnrolled(device=device, reason=reason)
                 self.tasks.spawn(self._answer(device, answer))
-            case do.SaveRound() | do.AbandonRound():
-                self._sum = ExactSum(self._size)
-            case do.CountIn(term=term, weight=weight):
-                self._sum.add(term, weight)
-            case do.Aggregate(number):
-                self.tasks.spawn(self._aggregate(number))
             case do.SetTimer(name, at_seconds):
                 self._timers.set(name, at_seconds - clock.monotonic())
             case do.CancelTimer(name):
@@ -292,29 +212,15 @@ class CoordinatorShell:
             case do.Tell(what, fields):
                 self._told(what, fields)
 
-    async def _aggregate(self, number: int) -> None:
-        """Mean, server half, kept in one transaction; then the blob, then the machine goes on."""
-        digest = self._sum.digest()
-        weights, velocity = server_step(
-            self.settings.fedavg, self.weights, self._velocity, self._sum.mean()
-        )
-        version = self.state.model.version + 1
-        model = model_ref(version, weights)
-        with self.store.transaction():
-            self.store.add_model(
-                ModelRow(version, model.hash, number, clock.now()), to_bytes(weights)
-            )
-            self.store.forget_weights(version - 1)
-            self.store.forget_rounds(number + 1 - ROUNDS_KEPT)
-            self.store.set_fact(FACT_VELOCITY, to_bytes(velocity))
-            self.store.set_fact(FACT_ROUNDS_DONE, str(self.state.rounds_done + 1).encode())
-            self.store.set_fact(FACT_OPEN_ROUND, None)
-            self._close_row(number, "closed", digest, {"terms": float(self._sum.terms)})
-        self.weights, self._velocity = weights, velocity
-        await self._put_blob(to_bytes(weights))
+    async def _publish(self, made: Made) -> None:
+        """A model was made and kept: once devices can fetch it the machine goes on."""
+        await self._put_blob(made.blob)
+        if made.patch is not None:
+            await self._put_blob(made.patch)
         replaced, self._replaced = self._replaced, self.state.model.hash
-        self.handle(fleet.Aggregated(number, model))
-        self.tasks.spawn(self._tidy(self._consumed, replaced))
+        self.handle(fleet.Aggregated(made.round, made.model, made.patch_ref))
+        gone = [digest for digest in (replaced, *made.out_of_use) if digest]
+        self.tasks.spawn(self._tidy(self._keeper.journal_needed_from(self._consumed), gone))
 
     async def _put_blob(self, data: bytes) -> None:
         """Store a blob; while the server is away the round waits for it."""
@@ -332,24 +238,13 @@ class CoordinatorShell:
                 log.warning("waiting for the server: %s", error)
                 await asyncio.sleep(RETRY_SECONDS)
 
-    def _close_row(self, number: int, state: str, outcome: str, metrics: dict[str, float]) -> None:
-        row = self.store.round(number)
-        if row is not None:
-            changes: dict[str, Any] = {"state": state, "closed_at": clock.now()}
-            changes |= {"outcome": outcome, "metrics": metrics}
-            self.store.put_round(RoundRow(**{**row.__dict__, **changes}))
-
-    async def _tidy(self, consumed: int, replaced: str) -> None:
-        """Updates of closed rounds, and the model before the last, are of no use any more."""
-        saved = self.store.fact(FACT_OPEN_ROUND)
-        if saved is not None:
-            consumed = min(
-                consumed, msgspec.msgpack.decode(saved, type=SavedRound).first_sequence - 1
-            )
+    async def _tidy(self, needed: int, gone: list[str]) -> None:
+        """Updates of closed rounds, and models nobody starts from, are of no use any more."""
         try:
-            await self._link.purge_updates(consumed + 1)
-            if replaced and replaced != self.state.model.hash:
-                await self._link.delete_blob(replaced)
+            await self._link.purge_updates(needed)
+            for digest in gone:
+                if digest != self.state.model.hash:
+                    await self._link.delete_blob(digest)
         except LinkDown as error:
             log.info("old updates and models are cleared later: %s", error)
 

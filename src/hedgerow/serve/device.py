@@ -5,6 +5,7 @@ go out, then timers are set. Training runs in a thread; the event loop, and so i
 """
 
 import asyncio
+import hashlib
 import logging
 import math
 from collections.abc import Callable
@@ -16,15 +17,18 @@ from typing import Protocol
 import msgspec
 
 from hedgerow.core.errors import HedgerowError, PeerError
+from hedgerow.core.layout import Layout
 from hedgerow.io import clock
 from hedgerow.io.device_store import DeviceStore, OutboxItem
 from hedgerow.io.keys import Identity, verify
 from hedgerow.io.links import DeviceLink, LinkDown, MessageRefused
 from hedgerow.protocol import device as machine
 from hedgerow.protocol import effects as do
+from hedgerow.protocol.patching import apply_patches
 from hedgerow.serve.effects import Tasks, Timers
 from hedgerow.wire import codec
-from hedgerow.wire.messages import FromDevice, ModelRef, Offer, kind_of
+from hedgerow.wire.messages import FromDevice, ModelRef, Offer, Patches, kind_of
+from hedgerow.wire.weights import from_bytes, to_bytes
 
 log = logging.getLogger(__name__)
 
@@ -35,27 +39,32 @@ RECEIPT_SECONDS_MAX = 900.0
 """Longest wait for the receipt of a stored update: beyond it, the stream may have been lost."""
 FACT_ENROLMENT = "enrolment"
 FACT_MODEL = "model"
-FACT_PRIVATE = "private"
+FACT_MEMORY = "memory"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What training gave: the shared delta `[P]` as little-endian float32, and figures."""
+    """What training gave: the vectors of the update, encoded with number `codec` of those offered,
+    its figures and its group; and figures for the fleet's owner.
+    """
 
-    payload: bytes
+    payloads: tuple[bytes, ...]
     samples: int
     metrics: dict[str, float]
-    private: bytes = b""
-    """The private tensors after training; kept here, never sent."""
+    figures: tuple[float, ...] = ()
+    group: int = 0
+    codec: int = 0
+    memory: bytes = b""
+    """What the device keeps from now on; never sent."""
 
 
 class Trainer(Protocol):
     """Learns on this device's own windows. Methods run in a thread, one at a time."""
 
-    def train(self, offer: Offer, shared: bytes, stop: Flag) -> Outcome:
-        """Train from the shared weights (little-endian float32) by the offer's plan."""
+    def train(self, offer: Offer, blob: bytes, stop: Flag) -> Outcome:
+        """Train as the offer says from its model (little-endian float32)."""
 
-    def personalise(self, shared: bytes, stop: Flag) -> bytes:
+    def personalise(self, blob: bytes, stop: Flag) -> bytes:
         """All weights fine-tuned for this device alone; they stay here."""
 
 
@@ -66,8 +75,8 @@ class Hooks:
     installed: Callable[[ModelRef, bytes], None]
     personalised: Callable[[ModelRef, bytes], None]
     told: Callable[[str, dict[str, object]], None]
-    learned: Callable[[bytes], None] = lambda private: None
-    """A round's update is in the outbox, and these private tensors are kept with it."""
+    learned: Callable[[bytes], None] = lambda memory: None
+    """A round's update is in the outbox, and this memory is kept with it."""
 
 
 class DeviceShell:
@@ -82,8 +91,11 @@ class DeviceShell:
         trainer: Trainer,
         executor: Executor,
         hooks: Hooks,
+        layout: Layout | None = None,
     ) -> None:
+        """`layout` is that of the models that come; without it, patches to them are not used."""
         self.state = state
+        self._layout = layout
         self.store = store
         self._identity = identity
         self._coordinator = coordinator
@@ -98,6 +110,8 @@ class DeviceShell:
         self._installed: ModelRef | None = None
         self._fetched: dict[str, bytes] = {}
         self.refused = 0
+        self.upload_bytes_per_second = 0.0
+        """What the link carried at the last large message; 0: not known yet."""
         self.tasks = Tasks()
         self._timers = Timers(asyncio.get_running_loop(), self._timer_fired)
         state.unacknowledged |= {item.id for item in store.outbox(limit=10_000)}
@@ -196,7 +210,7 @@ class DeviceShell:
                 self._forgotten.append(post_id)
                 self._timers.set(SOFT_TIMER, SOFT_SECONDS)
             case do.Fetch(model):
-                self.tasks.spawn(self._fetch(model))
+                self.tasks.spawn(self._fetch(model, effect.patches))
             case do.Install(model):
                 self._installed = model
                 self._timers.set(SOFT_TIMER, SOFT_SECONDS)
@@ -243,8 +257,10 @@ class DeviceShell:
             if item is None:  # dropped by age or size, and counted there
                 self.state.unacknowledged.discard(post_id)
                 return
+            began = clock.monotonic()
             await self._link.send_update(item.body, post_id)
             self._delivered[post_id] = clock.monotonic()  # only the receipt is missing now
+            self._measured(len(item.body), clock.monotonic() - began)
         except MessageRefused as error:  # it will never be taken: the round goes on without it
             log.warning("update %s is dropped: %s", post_id, error)
             self.store.drop_outbox(post_id, "refused_by_server")
@@ -254,23 +270,63 @@ class DeviceShell:
         finally:
             self._delivering.discard(post_id)
 
-    async def _fetch(self, model: ModelRef) -> None:
+    def _measured(self, size: int, seconds: float) -> None:
+        """A message of that size went out in that time: half of what is known of the link."""
+        rate = size / max(seconds, 1e-3)
+        known = self.upload_bytes_per_second
+        self.upload_bytes_per_second = rate if known == 0 else (rate + known) / 2
+        facts = msgspec.structs.replace(
+            self.state.facts, link_bytes_per_second=self.upload_bytes_per_second
+        )
+        self.handle(machine.FactsChanged(facts))
+
+    async def _fetch(self, model: ModelRef, patches: Patches | None) -> None:
+        assert self._link is not None
         try:
             data = self.store.blob(model.hash)
+            if data is None and patches is not None:
+                data = await self._patched(self._link, model, patches)
             if data is None:
-                assert self._link is not None
                 data = await self._link.fetch_blob(model.hash, model.bytes)
         except (LinkDown, PeerError) as error:
             self.handle(machine.FetchFailed(model.hash, str(error)))
         else:
-            self._fetched = {model.hash: data}
+            self._hold(model.hash, data)
             self.handle(machine.Fetched(model.hash))
+
+    def _hold(self, digest: str, data: bytes) -> None:
+        """Keep what was fetched, beside what is in use and may not be in the store yet."""
+        offer = self.state.offer
+        used = {self.state.model.hash, "" if offer is None else offer.model.hash}
+        self._fetched = {one: blob for one, blob in self._fetched.items() if one in used}
+        self._fetched[digest] = data
+
+    async def _patched(self, link: DeviceLink, model: ModelRef, patches: Patches) -> bytes | None:
+        """The model as patches make it of the installed one; None if that is not what was meant."""
+        installed = self.state.model
+        if self._layout is None or installed.version != patches.since:
+            return None
+        try:
+            held = from_bytes(self._blob(installed.hash))
+            found = [await link.fetch_blob(blob.hash, blob.bytes) for blob in patches.blobs]
+            made = to_bytes(
+                apply_patches(patches.codec, patches.seed, patches.since, held, found, self._layout)
+            )
+        except LinkDown:
+            raise
+        except (HedgerowError, ValueError) as error:
+            log.warning("patches to model %d are of no use: %s", model.version, error)
+            return None
+        if hashlib.sha256(made).hexdigest() != model.hash:
+            log.warning("patches to model %d make another one; it is fetched whole", model.version)
+            return None
+        return made
 
     async def _train(self, offer: Offer, stop: Flag) -> None:
         loop = asyncio.get_running_loop()
-        shared = self._blob(offer.model.hash)
-        work = loop.run_in_executor(self._executor, self._trainer.train, offer, shared, stop)
         try:
+            shared = self._blob(offer.model.hash)
+            work = loop.run_in_executor(self._executor, self._trainer.train, offer, shared, stop)
             outcome = await work
         except HedgerowError as error:
             if not stop.is_set():
@@ -278,12 +334,21 @@ class DeviceShell:
             return
         if not stop.is_set():
             with self.store.transaction():
-                if outcome.private:
-                    self.store.set_fact(FACT_PRIVATE, outcome.private)
+                if outcome.memory:
+                    self.store.set_fact(FACT_MEMORY, outcome.memory)
                 self.handle(
-                    machine.Trained(offer.round, outcome.payload, outcome.samples, outcome.metrics)
+                    machine.Trained(
+                        round=offer.round,
+                        payloads=outcome.payloads,
+                        samples=outcome.samples,
+                        metrics=outcome.metrics,
+                        figures=outcome.figures,
+                        group=outcome.group,
+                        codec=outcome.codec,
+                    )
                 )
-            self._hooks.learned(outcome.private)
+            if outcome.memory:
+                self._hooks.learned(outcome.memory)
 
     async def _personalise(self, model: ModelRef, stop: Flag) -> None:
         loop = asyncio.get_running_loop()

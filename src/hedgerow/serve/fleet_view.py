@@ -34,9 +34,9 @@ class FleetRecorder:
         """Something happened."""
         match what:
             case "update" if fields["outcome"] == "counted":
-                self._update_bytes[fields["round"]] += fields["bytes"]
+                self._update_bytes[fields["counted_in"]] += fields["bytes"]
                 if "loss" in fields["metrics"]:
-                    self._losses[fields["round"]].append(fields["metrics"]["loss"])
+                    self._losses[fields["counted_in"]].append(fields["metrics"]["loss"])
             case "round_closed":
                 self._round_closed(fields)
             case "round_abandoned":
@@ -140,6 +140,8 @@ class FleetRecorder:
         phase = "present" if online else "away"
         if state.open is not None and device in state.open.cohort:
             phase = state.open.cohort[device]
+        if device in state.slots:
+            phase = "accepted" if state.slots[device].accepted else "offered"
         view = DeviceView(
             id=device,
             name=member.name,

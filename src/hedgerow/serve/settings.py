@@ -13,12 +13,17 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 import msgspec
 import platformdirs
 
+from hedgerow.algorithms.base import Schedule, Weighting
+from hedgerow.algorithms.catalogue import AnyAlgorithm
 from hedgerow.algorithms.fedavg import FedAvg
+from hedgerow.algorithms.selection import AnyPolicy, Budget, Uniform
 from hedgerow.core.errors import UsageError
 from hedgerow.core.schema import LocalPlan
 from hedgerow.io.data import WATCH_WEARERS
 from hedgerow.io.device_store import StoreLimits
 from hedgerow.protocol.fleet import RoundRules
+from hedgerow.seal.codec import Codec
+from hedgerow.wire.messages import CODECS_MAX, PATCHES_MAX
 
 PREFIX = "HEDGEROW_"
 RESERVED = {"HEDGEROW_DATA", "HEDGEROW_CONFIG"}
@@ -61,6 +66,9 @@ class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     personalise_epochs: Annotated[float, msgspec.Meta(gt=0)] = 2.0
     personalise_rate: Annotated[float, msgspec.Meta(gt=0)] = 0.05
     threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    capacity: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    upload_seconds_max: Annotated[float, msgspec.Meta(gt=0, le=1e6)] = 30.0
+    share_label_counts: bool = False
     store: StoreLimits = StoreLimits()
     sensor: SensorSettings = SensorSettings()
 
@@ -85,6 +93,24 @@ class NatsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     advertise: str = ""
 
 
+class CodecSettings(Codec, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How updates go up, `stages` and `feedback`, and how models come `down` (None: whole).
+
+    `weaker` are codecs for devices whose link does not carry the first one in time, each smaller
+    than the one before. A device that is up to `patches_kept` versions behind fetches patches.
+    """
+
+    weaker: Annotated[tuple[Codec, ...], msgspec.Meta(max_length=CODECS_MAX - 1)] = ()
+    down: Codec | None = None
+    patches_kept: Annotated[int, msgspec.Meta(ge=1, le=PATCHES_MAX)] = 16
+
+    @property
+    def up(self) -> tuple[Codec, ...]:
+        """The codecs an update may be encoded with, the most faithful first."""
+        own = {name: getattr(self, name) for name in Codec.__struct_fields__}
+        return (Codec(**own), *self.weaker)
+
+
 class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of `hedgerow coordinator`."""
 
@@ -95,14 +121,16 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     nats: NatsSettings = NatsSettings()
     dashboard: DashboardSettings = DashboardSettings()
     rounds: RoundRules = RoundRules()
-    fedavg: FedAvg = FedAvg()
+    algorithm: AnyAlgorithm = FedAvg()
+    codec: CodecSettings = CodecSettings()
+    selection: AnyPolicy = Uniform()
     plan: LocalPlan | None = None
 
     def __post_init__(self) -> None:
-        if self.fedavg.local_rate == "cosine" and self.rounds.rounds < 2:
+        if self.algorithm.schedule.kind == "cosine" and self.rounds.rounds < 2:
             raise UsageError(
-                f"fedavg.local_rate is 'cosine' over {self.rounds.rounds} rounds; set "
-                "rounds.rounds to 2 or more, or local_rate to 'constant'"
+                f"algorithm.schedule.kind is 'cosine' over {self.rounds.rounds} rounds; set "
+                "rounds.rounds to 2 or more, or schedule.kind to 'constant'"
             )
 
 
@@ -117,8 +145,11 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 SETTINGS: tuple[type, ...] = (
     *(DeviceSettings, CoordinatorSettings, ServerSettings),
     *(StoreLimits, SensorSettings, DashboardSettings, NatsSettings),
-    *(RoundRules, FedAvg, LocalPlan),
+    *(RoundRules, FedAvg, Schedule, Weighting, LocalPlan, CodecSettings, Uniform, Budget),
 )
+
+TAGS = {"algorithm": ("name", "fedavg"), "selection": ("policy", "uniform")}
+"""Tables of which there are several kinds: the field that says which, and the usual one."""
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -149,6 +180,9 @@ def load_settings(
     for name, value in flags.items():
         if value is not None:
             _put(tree, name.split("."), value)
+    for table, (field, value) in TAGS.items():
+        if isinstance(tree.get(table), dict):  # a setting of it may be given without its name
+            tree[table].setdefault(field, value)
     try:
         return msgspec.convert(tree, kind, strict=False, dec_hook=_decode)
     except (msgspec.ValidationError, UsageError) as error:

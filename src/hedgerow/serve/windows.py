@@ -4,9 +4,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from hedgerow.core.schema import InputSchema
+from hedgerow.core.schema import InputSchema, OutputSchema
 from hedgerow.io.data import Recording
 from hedgerow.sense.windows import Windower
+from hedgerow.wire.messages import LABELS_MAX
 
 
 class WindowSet(msgspec.Struct, frozen=True, eq=False):
@@ -14,6 +15,14 @@ class WindowSet(msgspec.Struct, frozen=True, eq=False):
 
     x: NDArray[np.float32]
     y: NDArray[np.int64]
+
+
+def label_counts(windows: WindowSet, output: OutputSchema) -> tuple[int, ...] | None:
+    """How many windows are of each class, `[C]`; None where they have none, or too many to tell."""
+    if output.task != "classification" or output.size > LABELS_MAX:
+        return None
+    counts = np.bincount(windows.y, minlength=output.size)
+    return tuple(counts[: output.size].tolist())
 
 
 def windows_of(recordings: list[Recording], schema: InputSchema) -> WindowSet:

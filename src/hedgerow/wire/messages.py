@@ -4,11 +4,14 @@ Each struct is one message; its tag is the message's kind on the wire and the na
 `docs/messages/`. Every field is bounded by its type, so that a decoded message is a checked one.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, TypeAlias
 
 import msgspec
 
+from hedgerow.algorithms.catalogue import AnyAlgorithm
+from hedgerow.algorithms.fedavg import FedAvg
 from hedgerow.core.schema import LocalPlan
+from hedgerow.seal.codec import Codec
 
 VERSION = 1
 """Version of the protocol. A receiver refuses any other (`unknown_version`)."""
@@ -18,10 +21,21 @@ DeviceId = Annotated[str, msgspec.Meta(pattern=r"^U[A-Z2-7]{55}$")]
 """A device's public NATS user key (Ed25519, base32): the name is the key."""
 Hash = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 """SHA-256 in lower-case hexadecimal."""
+BASE_BYTES = 8
+Base = Annotated[bytes, msgspec.Meta(min_length=BASE_BYTES, max_length=BASE_BYTES)]
+"""The first bytes of a model's SHA-256. Whoever could lie with them could lie without: they only
+keep an honest device's update from counting for another model, and for that they are long enough.
+"""
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Label = Annotated[str, msgspec.Meta(max_length=64)]
 Metrics = Annotated[dict[Label, float], msgspec.Meta(max_length=64)]
 """Plain numbers by name. Never samples: at most 64 of them."""
+PAYLOADS_MAX = 8
+FIGURES_MAX = 16
+CODECS_MAX = 8
+PATCHES_MAX = 64
+LABELS_MAX = 256
+Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1e10)]
 
 
 class Message(
@@ -30,16 +44,44 @@ class Message(
     kw_only=True,
     tag_field="kind",
     forbid_unknown_fields=True,
+    omit_defaults=True,
 ):
-    """Base of all messages."""
+    """Base of all messages. A field that has its default may be left out, and usually is."""
 
 
 class ModelRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A version of the shared weights: a blob of `bytes` bytes, little-endian float32."""
+    """A version of the model: a blob of `bytes` bytes, little-endian float32.
+
+    It holds the shared weights, and behind them whatever else the algorithm brings.
+    """
 
     version: Count
     hash: Hash
     bytes: Count
+
+
+class BlobRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Some bytes in the model store, by their SHA-256 (its 32 bytes)."""
+
+    sha256: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    bytes: Count
+
+    @property
+    def hash(self) -> str:
+        """In hexadecimal: the name of the blob in the store."""
+        return self.sha256.hex()
+
+
+class Patches(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the model of version `since` becomes the one beside this: one patch a version, in order.
+
+    A patch is a blob; `codec` and `seed` are what it was encoded with.
+    """
+
+    since: Count
+    codec: Codec
+    seed: Count
+    blobs: Annotated[tuple[BlobRef, ...], msgspec.Meta(min_length=1, max_length=PATCHES_MAX)]
 
 
 # From a device -----------------------------------------------------------------------------------
@@ -55,13 +97,23 @@ class Enrol(Message, frozen=True, kw_only=True, tag="enrol"):
 class CheckIn(Message, frozen=True, kw_only=True, tag="check_in"):
     """A device is there, and says what it has. Repeated at an interval; a replay changes nothing.
 
-    `pending` are the rounds whose update it sent without having got a receipt.
+    `pending` are the rounds whose update it sent without having got a receipt, `training` the
+    round it is at work for (0: none). The rest are facts for choosing who takes part, each of
+    which may be left out: `battery` is the charge from 0 to 1, and `labels` counts its training
+    windows by class, which nothing sends unless its owner allows it.
     """
 
     model_version: Count
     samples: Count
     name: Text = ""
     pending: Annotated[list[Count], msgspec.Meta(max_length=64)] = []
+    training: Count = 0
+    battery: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    on_power: bool | None = None
+    metered: bool | None = None
+    data_age_seconds: Seconds | None = None
+    link_bytes_per_second: Annotated[float, msgspec.Meta(ge=0, le=1e12)] | None = None
+    labels: Annotated[tuple[Count, ...], msgspec.Meta(max_length=LABELS_MAX)] | None = None
 
 
 class Accept(Message, frozen=True, kw_only=True, tag="accept"):
@@ -78,17 +130,20 @@ class Decline(Message, frozen=True, kw_only=True, tag="decline"):
 
 
 class Update(Message, frozen=True, kw_only=True, tag="update"):
-    """What one device learned in one round: new shared weights less the ones it started from.
+    """What one device learned in one round, as the algorithm of the offer wants it.
 
-    `payload` is the delta as `encoding` says (`float32`: little-endian, four bytes an element).
-    `base` is the hash of the model it started from. The id is `update_id(device, round)`.
+    `payloads` are its vectors, the delta of the shared weights first, each encoded with number
+    `codec` of those that were offered; `figures` are its numbers; `group` is the group it counts
+    in. `base` is `base_of` the model it started from. The id is `update_id(device, round)`.
     """
 
     round: Count
-    base: Hash
+    base: Base
     samples: Count
-    encoding: Literal["float32"] = "float32"
-    payload: bytes
+    codec: Annotated[int, msgspec.Meta(ge=0, lt=CODECS_MAX)] = 0
+    payloads: Annotated[tuple[bytes, ...], msgspec.Meta(min_length=1, max_length=PAYLOADS_MAX)]
+    figures: Annotated[tuple[float, ...], msgspec.Meta(max_length=FIGURES_MAX)] = ()
+    group: Annotated[int, msgspec.Meta(ge=0, lt=4096)] = 0
     metrics: Metrics = {}
 
 
@@ -123,11 +178,21 @@ class NotEnrolled(Message, frozen=True, kw_only=True, tag="not_enrolled"):
 
 
 class Offer(Message, frozen=True, kw_only=True, tag="offer"):
-    """A task: train this model by this plan and send the update within `deadline_seconds`."""
+    """A task: train this model by this plan and send the update within `deadline_seconds`.
+
+    `codecs` are those an update may be encoded with, the most faithful first, and `seed` what
+    they draw from. `patches`: a shorter way to the model for a device that holds an older one.
+    """
 
     round: Count
     model: ModelRef
     plan: LocalPlan
+    algorithm: AnyAlgorithm = FedAvg()
+    codecs: Annotated[tuple[Codec, ...], msgspec.Meta(min_length=1, max_length=CODECS_MAX)] = (
+        Codec(),
+    )
+    seed: Count = 0
+    patches: Patches | None = None
     deadline_seconds: Annotated[float, msgspec.Meta(gt=0, le=1e7)]
 
 
@@ -145,24 +210,39 @@ class RollCall(Message, frozen=True, kw_only=True, tag="roll_call"):
 
 
 class Published(Message, frozen=True, kw_only=True, tag="published"):
-    """A new model version is out. Whoever still trains for `round` or an earlier one may stop."""
+    """A new model version is out. Whoever still trains for `round` or an earlier one may stop.
+
+    `patches` as in an offer.
+    """
 
     round: Count
     model: ModelRef
+    patches: Patches | None = None
+
+
+class Pace(Message, frozen=True, kw_only=True, tag="pace"):
+    """An answer to a check-in: come again in so many seconds, for the fleet is large."""
+
+    seconds: Annotated[float, msgspec.Meta(gt=0, le=1e7)]
 
 
 FromDevice = Enrol | CheckIn | Accept | Decline | Update | Report
-FromCoordinator = Enrolled | NotEnrolled | Offer | Receipt | Published | RollCall
+FromCoordinator = Enrolled | NotEnrolled | Offer | Receipt | Published | RollCall | Pace
 
 MESSAGES: tuple[type[Message], ...] = (
     *(Enrol, CheckIn, Accept, Decline, Update, Report),
-    *(Enrolled, NotEnrolled, Offer, Receipt, Published, RollCall),
+    *(Enrolled, NotEnrolled, Offer, Receipt, Published, RollCall, Pace),
 )
 
 
 def kind_of(message: Message | type[Message]) -> str:
     """The kind of a message as it stands on the wire: `update`, `offer`, …"""
     return str(message.__struct_config__.tag)
+
+
+def base_of(model: ModelRef) -> bytes:
+    """How an update names the model that it started from."""
+    return bytes.fromhex(model.hash)[:BASE_BYTES]
 
 
 def round_of(update: str) -> int:

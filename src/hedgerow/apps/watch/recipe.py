@@ -1,5 +1,6 @@
 """The server's half of the watch recipe; the devices' half is in the bundle's plan."""
 
+from hedgerow.algorithms.base import Schedule
 from hedgerow.algorithms.fedavg import FedAvg
 
-FEDAVG = FedAvg(momentum=0.5, local_rate="cosine", local_rate_end=0.02)
+ALGORITHM = FedAvg(momentum=0.5, schedule=Schedule(kind="cosine", end=0.02))

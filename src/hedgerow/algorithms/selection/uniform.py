@@ -1,4 +1,4 @@
-"""Who takes part in a round."""
+"""Uniform selection: each candidate is as likely as any other (McMahan et al., 2017)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,18 @@ import math
 from collections.abc import Iterable
 
 import numpy as np
+
+from hedgerow.algorithms.selection.base import Places, Policy, Pool, Share
+
+
+class Uniform(Policy, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="uniform"):
+    """Fair by itself, in the long run: `fairness_share` evens out what chance leaves."""
+
+    fairness_share: Share = 0.0
+
+    def choose(self, pool: Pool, count: int, rng: np.random.Generator) -> Places:
+        """By lot."""
+        return rng.permutation(len(pool))[:count]
 
 
 def uniform(candidates: Iterable[str], count: int, rng: np.random.Generator) -> list[str]:

@@ -1,0 +1,1 @@
+"""Models of the benchmarks: author scripts, and the bundles they compile to."""

@@ -1,0 +1,125 @@
+"""Symbols and increasing positions as bits, without a Python loop.
+
+Golomb coding of positions after Run-length encodings (Golomb, 1966), with the parameter that
+Sparse binary compression (Sattler et al., 2018) derives for a Bernoulli(p) mask:
+
+    b* = 1 + ⌊log₂(ln(φ − 1) / ln(1 − p))⌋        φ = (1 + √5) / 2
+
+A gap g between positions is g mod 2^b in b bits and ⌊g / 2^b⌋ in unary. All remainders come first
+and all quotients after them, which costs no bit and lets either half be done at once.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hedgerow.seal.stage import Reader, Symbols, bad
+
+GOLDEN = (1 + math.sqrt(5)) / 2
+
+
+def pack(symbols: Symbols, bits: int) -> bytes:
+    """Symbols below 2^bits, highest bit first, zeros behind the last."""
+    if bits == 8:
+        return symbols.tobytes()
+    if bits == 4:
+        even = np.zeros(len(symbols) + len(symbols) % 2, np.uint8)
+        even[: len(symbols)] = symbols
+        return (even[0::2] << 4 | even[1::2]).tobytes()
+    if bits == 1:
+        return np.packbits(symbols).tobytes()
+    return np.packbits(np.unpackbits(symbols[:, None], axis=1)[:, 8 - bits :]).tobytes()
+
+
+def packed_bytes(count: int, bits: int) -> int:
+    """Length of `pack` of `count` symbols."""
+    return (count * bits + 7) // 8
+
+
+def unpack(data: memoryview, count: int, bits: int) -> Symbols:
+    """What `pack` wrote; `data` has exactly `packed_bytes(count, bits)` bytes.
+
+    Raises:
+        PeerError: something stands behind the last symbol (`bad_payload`).
+    """
+    flat = np.frombuffer(data, np.uint8)
+    if bits == 8:
+        return flat
+    spare = 8 * len(flat) - count * bits
+    if spare and int(flat[-1]) & ((1 << spare) - 1):
+        raise bad("bits stand behind the last symbol")
+    if bits == 4:
+        both = np.empty(2 * len(flat), np.uint8)
+        both[0::2], both[1::2] = flat >> 4, flat & 15
+        return both[:count]
+    plane = np.unpackbits(flat, count=count * bits)
+    if bits == 1:
+        return plane
+    wide = np.zeros((count, 8), np.uint8)
+    wide[:, 8 - bits :] = plane.reshape(count, bits)
+    return np.packbits(wide)
+
+
+def golomb_parameter(count: int, size: int) -> int:
+    """b* for `count` positions out of `size`."""
+    if count <= 0 or count >= size:
+        return 0
+    ratio = math.log(GOLDEN - 1) / math.log1p(-count / size)
+    return max(0, 1 + math.floor(math.log2(ratio)))
+
+
+def golomb_bits(share: float) -> float:
+    """Mean bits a position: b* + 1 / (1 − (1 − p)^(2^b*)), the expected size of the code."""
+    if share >= 1:
+        return 1.0
+    parameter = max(0, 1 + math.floor(math.log2(math.log(GOLDEN - 1) / math.log1p(-share))))
+    return parameter + 1 / (1 - (1 - share) ** (1 << parameter))
+
+
+def pack_positions(positions: NDArray[np.int64], size: int) -> bytes:
+    """Increasing positions below `size`."""
+    count = len(positions)
+    if count == 0:
+        return b""
+    parameter = golomb_parameter(count, size)
+    gaps = np.diff(positions, prepend=-1) - 1
+    places = np.arange(parameter - 1, -1, -1)
+    remainders = np.packbits((gaps[:, None] >> places & 1).astype(np.uint8))
+    ends = np.cumsum((gaps >> parameter) + 1)
+    unary = np.zeros(int(ends[-1]), np.uint8)
+    unary[ends - 1] = 1
+    return remainders.tobytes() + np.packbits(unary).tobytes()
+
+
+def unpack_positions(reader: Reader, count: int, size: int) -> NDArray[np.int64]:
+    """What `pack_positions` wrote for `count` positions; takes its bytes and no more.
+
+    Raises:
+        PeerError: these are no `count` increasing positions below `size` (`bad_payload`).
+    """
+    if count == 0:
+        return np.zeros(0, np.int64)
+    parameter = golomb_parameter(count, size)
+    spare = -count * parameter % 8
+    flat = np.frombuffer(reader.take(packed_bytes(count, parameter)), np.uint8)
+    if spare and int(flat[-1]) & ((1 << spare) - 1):
+        raise bad("bits stand behind the last remainder")
+    plane = np.unpackbits(flat, count=count * parameter).reshape(count, parameter)
+    remainders = plane @ (1 << np.arange(parameter - 1, -1, -1, dtype=np.int64))
+    longest = count + (size >> parameter)  # bits of the quotients, all gaps being within `size`
+    unary = np.unpackbits(np.frombuffer(reader.peek((longest + 7) // 8), np.uint8))
+    ends = np.flatnonzero(unary)
+    if len(ends) < count:
+        raise bad(f"{count} positions were wanted, {len(ends)} came")
+    last = int(ends[count - 1])
+    if unary[last + 1 : last + 1 + (-(last + 1) % 8)].any():
+        raise bad("bits stand behind the last quotient")
+    reader.take(last // 8 + 1)
+    quotients = np.diff(ends[:count], prepend=-1) - 1
+    positions: NDArray[np.int64] = np.cumsum((quotients << parameter) + remainders + 1) - 1
+    if positions[-1] >= size:
+        raise bad(f"position {positions[-1]} came, the vector has {size}")
+    return positions

@@ -1,0 +1,1 @@
+"""Fleets in virtual time: the batched learning engine, data spread over clients, faults."""

@@ -1,0 +1,94 @@
+"""Several steps in one graph: the same bits as step by step."""
+
+from importlib import resources
+
+import numpy as np
+import onnx
+import pytest
+from msgspec.structs import replace
+
+from hedgerow.core.schema import LocalPlan
+from hedgerow.core.streams import keys_of
+from hedgerow.model.bundle import TRAIN, Bundle
+from hedgerow.model.learner import Learner, Samples
+from hedgerow.model.passes import Pass, Trained
+from hedgerow.sim import unroll
+from hedgerow.sim.unroll import STEPS, learner_of, unrolled
+
+BUNDLES = {
+    "mlp": ("hedgerow.bench.models", "mlp.hedgerow"),
+    "watch": ("hedgerow.apps.watch", "watch.hedgerow"),
+}
+COUNTS = (70, 3, 33, 64, 20, 64)
+PLAN = LocalPlan(epochs=2.0, batch=8, rate=0.05)
+
+
+def loaded(name: str) -> Bundle:
+    package, file = BUNDLES[name]
+    return Bundle.from_bytes(resources.files(package).joinpath(file).read_bytes())
+
+
+def fleet(bundle: Bundle) -> list[Samples]:
+    rng = np.random.default_rng(3)
+    shape, classes = bundle.manifest.input.shape, bundle.manifest.output.size
+    return [
+        Samples(rng.standard_normal((n, *shape), np.float32), rng.integers(0, classes, n))
+        for n in COUNTS
+    ]
+
+
+def trained(learner: Learner, plan: LocalPlan) -> Trained:
+    weights = np.tile(learner.bundle.weights, (len(COUNTS), 1))
+    weights += np.arange(len(COUNTS), dtype=np.float32)[:, None] * np.float32(0.001)
+    keys = keys_of(1, ("c",), np.arange(len(COUNTS)))
+    return learner.run(Pass(weights, plan), fleet(learner.bundle), keys)
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"momentum": 0.9}, {"average_last": 0.3}, {"gradient_norm_max": 0.1}, {"pull": 0.1}],
+    ids=str,
+)
+def test_it_has_the_same_bits_as_step_by_step(name: str, changes: dict[str, float]) -> None:
+    """Clients end after 1 to 18 steps, with ragged last batches, some in the midst of a leap."""
+    bundle, plan = loaded(name), replace(PLAN, **changes)
+    one, several = (trained(learner, plan) for learner in (Learner(bundle), learner_of(bundle)))
+    assert np.array_equal(one.weights, several.weights)
+    assert np.array_equal(one.loss, several.loss)
+    assert np.array_equal(one.steps, several.steps)
+    assert np.array_equal(one.samples, several.samples)
+
+
+def test_flat_weights_are_taken_apart_and_joined_once() -> None:
+    graph = unrolled(loaded("mlp").file(TRAIN), STEPS)
+    assert graph is not None
+    written = onnx.load_model_from_string(graph).graph
+    kinds = [node.op_type for node in written.node]
+    joins = [n for n in written.node if n.op_type == "Concat" and n.attribute[0].i == 1]
+    assert kinds.count("Split") == len(joins) == 1
+    assert kinds.count("LogSoftmax") == STEPS
+    each = [f"{name}.{step}" for step in range(STEPS) for name in ("x", "y", "sample_weight")]
+    assert [value.name for value in written.input] == ["weights", "rate", *each]
+    losses = [f"loss.{step}" for step in range(STEPS)]
+    assert [value.name for value in written.output] == ["weights_next", *losses]
+
+
+def test_a_graph_that_needs_what_is_left_out_goes_step_by_step() -> None:
+    model = onnx.load_model_from_string(loaded("mlp").file(TRAIN))
+    last = model.graph.node[-1]
+    assert list(last.output) == ["loss"]
+    lifted = onnx.helper.make_node("Exp", ["pull"], ["lift"])
+    model.graph.node.insert(0, lifted)
+    model.graph.node[-1].CopyFrom(
+        onnx.helper.make_node("Mul", [last.input[0], "lift"], ["loss"]),
+    )
+    assert unrolled(model.SerializeToString(), STEPS) is None
+
+
+def test_without_onnx_it_goes_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = loaded("mlp")
+    wanted = trained(learner_of(bundle), PLAN)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(unroll, "unrolled", None)
+    assert np.array_equal(trained(learner_of(bundle), PLAN).weights, wanted.weights)
