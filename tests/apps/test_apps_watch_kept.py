@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from hedgerow.serve.device import FACT_MEMORY
 from hedgerow.serve.fleet import running_fleet
 from hedgerow.serve.joining import JoinFile
+from hedgerow.serve.memory import FACT_MEMORY
 from tests.apps.test_apps_watch_wire import ENCODINGS, RUN, Recorder, recording, runs_of
 from tests.serve.hosting import running, until
 from tests.serve.learners import LearningHost, coordinator_settings

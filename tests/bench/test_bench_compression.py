@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from hedgerow.algorithms.base import Algorithm, Contribution
 from hedgerow.algorithms.fedavg import FedAvg
-from hedgerow.bench.compression import Ground, best_of, row_of, run
+from hedgerow.bench.compression import Course, Ground, best_of, row_of, run
 from hedgerow.bench.compression_trials import Trial
 from hedgerow.core.layout import Vector
 from hedgerow.core.schema import LocalPlan
@@ -100,3 +101,15 @@ def test_a_row_compares_with_the_reference(ground: Ground) -> None:
     same = row_of(ground, trial(8), reference, reference)
     assert (same.up_ratio, same.both_ratio, same.accuracy_loss_points) == (1.0, 1.0, 0.0)
     assert best_of([same])["toy"].name == "toy"
+
+
+def test_the_best_is_held_against_what_the_same_accuracy_took(ground: Ground) -> None:
+    reference = Course([(4, 0.5), (8, 0.8), (12, 0.9)] + 5 * [(20, 0.9)], 20, 0, 2_000, 2_000)
+    other = Course(5 * [(20, 0.804)], 20, 1, 10, 90)
+    reference.payload_up = 1_900
+    row = row_of(ground, trial(20), other, reference)
+    assert (row.up_ratio, row.both_ratio) == (200.0, 40.0)
+    assert (row.up_ratio_at_target, row.both_ratio_at_target) == (80.0, 16.0)  # by round 8 of 20
+    best = best_of([structs.replace(row, accuracy_loss_points=0.4)])["toy"]
+    assert (best.up_ratio, best.up_ratio_all_rounds) == (80.0, 200.0)
+    assert best_of([row]) == {}  # it loses more than half a point

@@ -55,6 +55,14 @@ def test_windows_come_back_as_they_went_in(store: DeviceStore) -> None:
     assert store.windows_bytes() == 2 * WINDOW_BYTES
 
 
+def test_the_newest_window_is_the_one_added_last_for_that_purpose(store: DeviceStore) -> None:
+    assert store.newest_window("train") is None
+    store.add_windows([window(1, 7.0), window(2, 9.0), window(3, 11.0, "holdout")], 12.0)
+    assert store.newest_window("train") == 9.0
+    assert store.newest_window("holdout") == 11.0
+    assert store.newest_window("test") is None
+
+
 def test_without_windows_the_arrays_are_empty(store: DeviceStore) -> None:
     x, y = store.load_windows()
     assert (len(x), len(y), store.windows_bytes()) == (0, 0, 0)

@@ -17,6 +17,7 @@ from hedgerow.core.layout import Vector
 from hedgerow.model.passes import Losses, Pass, Trained
 from hedgerow.protocol import device
 from hedgerow.protocol.effects import (
+    COUNTED,
     CancelTimer,
     Effect,
     Fetch,
@@ -61,6 +62,7 @@ class Watch(Node):
         self.outcomes: dict[str, set[str]] = {}
         self.patched = self.whole = 0
         self._learned = Memory()
+        self._before: tuple[str, Memory] = ("", Memory())
         self._fetched: dict[str, bytes] = {}
         self._soft: list[str | ModelRef] = []
         self._job = 0
@@ -110,6 +112,7 @@ class Watch(Node):
     def _keep(self, post: Post) -> None:
         """One transaction: the update, what was learned beside it, and what may be written late."""
         self.outbox[post.id] = seal(post.message, self.name, sign)
+        self._before = (post.id, self.memory)
         self.memory = self._learned
         self._keep_soft()
 
@@ -140,8 +143,13 @@ class Watch(Node):
             case Post(post_id) | Resend(post_id):
                 data = self.outbox[post_id]
                 self.world.carry(self.name, lambda: self.fleet.desk.journal_in(self.name, data))
-            case Forget(post_id):
-                self._keep_soon(post_id)
+            case Forget(post_id, outcome):
+                last, before = self._before
+                if outcome not in COUNTED:
+                    self.outbox.pop(post_id, None)
+                    self.memory = before if post_id == last else self.memory
+                else:
+                    self._keep_soon(post_id)
             case Fetch():
                 self.later(rng.uniform(0, 2), lambda: self._fetch(effect))
             case Install(ref):

@@ -248,3 +248,12 @@ def test_a_free_place_goes_to_nobody_the_budget_passes_over() -> None:
     assert desk.state.slots.keys() == {"ana", "ben"}
     assert charged("cem", 0.1) == []
     assert charged("cem", 0.6) == ["to cem: offer 1 v1 100s"]
+
+
+def test_whoever_checks_in_has_its_news_also_when_the_free_place_goes_to_another() -> None:
+    desk = begun("ana", "ben", rules=RoundRules(cohort=1, quorum=1, deadline_seconds=100))
+    desk.state.slots.clear()
+    desk.state.bench = ["ben"]
+    lines = desk.check_in("ana", version=0)
+    assert offers(lines) == {"to ben: offer 1 v1 100s"}
+    assert "to ana: published 0 v1" in lines

@@ -218,9 +218,11 @@ def test_updates_that_have_no_place_in_the_sum() -> None:
     assert desk.outcome("ana", payload=delta(9, 9, 9, 9)) == "duplicate"
     assert desk.sum.digest() == after
     desk.update("ben")
-    assert desk.outcome("ana") == "late"  # while the sum is being turned into a model
+    assert desk.outcome("ana") == "duplicate"  # while the sum is being turned into a model
+    assert desk.outcome("eve") == "late"
     desk.aggregated()
-    assert desk.outcome("ana", 1) == "late"  # replayed after the round
+    assert desk.outcome("ana", 1) == "duplicate"  # replayed after the round
+    assert desk.outcome("eve", 1) == "late"
     assert desk.outcome("ana", 2, base=2) == "counted"
 
 

@@ -6,10 +6,10 @@ from typing import Any
 from hedgerow.io.data import Recording
 from hedgerow.model.bundle import Bundle
 from hedgerow.serve.apps import app_bundle
-from hedgerow.serve.device import FACT_MEMORY, Trainer
+from hedgerow.serve.device import Trainer
 from hedgerow.serve.joining import JoinFile
 from hedgerow.serve.learning import LocalTrainer
-from hedgerow.serve.memory import DeviceMemory
+from hedgerow.serve.memory import FACT_MEMORY, DeviceMemory
 from hedgerow.serve.settings import CoordinatorSettings, load_settings
 from hedgerow.serve.windows import WindowSet, windows_of
 from tests.serve.agents import made_up

@@ -261,13 +261,13 @@ def test_updates_out_of_place_get_an_honest_receipt(tmp_path: Path) -> None:
             release([birch])
             await until(lambda: all(host.trainer.began == [1, 2] for host in honest))
             await ash.link.send_update(kept.data, "again and again")
-            await until(lambda: state.outcomes["late"] == 1)
+            await until(lambda: state.outcomes["duplicate"] == 2)
             await sent(hostile, update_of(offer), "late")
             release(honest)
             await until(lambda: state.rounds_done == 2)
             wanted = fedavg(fedavg(START, HONEST, 1), HONEST, 2)
             np.testing.assert_array_equal(fleet.shell.weights, wanted)
-            places = {"uninvited": 1, "unknown_round": 2, "forged": 1, "duplicate": 1, "late": 2}
+            places = {"uninvited": 1, "unknown_round": 2, "forged": 1, "duplicate": 2, "late": 1}
             assert state.outcomes == {"counted": 4, **places}
 
     asyncio.run(body())

@@ -19,13 +19,14 @@ from hedgerow.protocol.device import LinkUp
 from hedgerow.protocol.fleet import CoordinatorState, Member, RoundRules
 from hedgerow.serve import coordinator as coordinator_shell
 from hedgerow.serve.apps import app_bundle
-from hedgerow.serve.device import FACT_MEMORY, DeviceShell, Outcome
+from hedgerow.serve.device import DeviceShell, Outcome
 from hedgerow.serve.effects import Tasks
 from hedgerow.serve.fleet import running_fleet
 from hedgerow.serve.fleet_view import ROUNDS_SHOWN_MAX, FleetRecorder
 from hedgerow.serve.joining import JoinFile
 from hedgerow.serve.keeping import FACT_BUNDLE
 from hedgerow.serve.learning import LocalTrainer
+from hedgerow.serve.memory import FACT_MEMORY
 from hedgerow.serve.settings import CoordinatorSettings, NatsSettings
 from hedgerow.serve.windows import windows_of
 from hedgerow.wire.messages import Offer, Report

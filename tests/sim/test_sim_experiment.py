@@ -6,11 +6,14 @@ from typing import Any
 import pytest
 
 from hedgerow.algorithms.fedavg import FedAvg
+from hedgerow.bench.experiments import widths_of
 from hedgerow.core.errors import UsageError
 from hedgerow.sim.availability import Trace
 from hedgerow.sim.experiment import Run, put, read, runs
+from tests.sim.small_world import watch_bundle
 
 BASE = Path("somewhere")
+COSINE = {"name": "fedavg", "schedule": {"kind": "cosine"}}
 
 
 def labels(tree: dict[str, Any], seeds: int = 1) -> list[str]:
@@ -91,6 +94,7 @@ def test_a_trace_lies_beside_the_experiment() -> None:
         ({"rounds": {"cohorts": 3}}, r"cohorts.*\$\.rounds"),
         ({"devices": {"seconds_per_sample": -1}}, r"\$\.devices\.seconds_per_sample"),
         ({"rounds": {"rounds": 0}}, "no end"),
+        ({"rounds": {"rounds": 1}, "algorithm": COSINE}, r"cosine.*rounds\.rounds to 2"),
         ({"rounds": {"quorum": 9, "cohort": 3}}, "quorum"),
         ({"algorithm": {"name": "fedbuff"}}, 'mode = "fleet"'),
         ({"algorithm": {"name": "fedmagic"}}, "fedmagic"),
@@ -115,3 +119,17 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "good.toml").write_text("")
     with pytest.raises(UsageError, match="NAME=VALUE"):
         read(tmp_path / "good.toml", ["rounds"])
+
+
+def test_a_tier_trains_a_width_that_is_there() -> None:
+    tree: dict[str, Any] = {
+        "algorithm": {"name": "resource_aware", "widths": 2},
+        "devices": {"tiers": [{"name": "old", "width": 1}]},
+    }
+    plain = watch_bundle()
+    assert len(plain.parts) == 1
+    with pytest.raises(UsageError, match=r"'old' trains width 1.*set its width to 0.*model.bundle"):
+        widths_of(only(tree), 4, plain)
+    tree["devices"]["tiers"][0]["width"] = 0
+    found = widths_of(only(tree), 4, plain)
+    assert found is not None and found.tolist() == [0, 0, 0, 0]

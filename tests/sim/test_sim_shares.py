@@ -55,4 +55,4 @@ def test_one_whose_update_no_fleet_would_take_ends_no_simulation(codec: Codec) -
     assert share.sums.terms == 2
     assert np.isnan(share.losses).tolist() == [False, True, True, True, False]
     assert (share.loss, share.samples) == (0.5, 2048)
-    assert not alone.residuals.lost.get(1) and not alone.residuals.lost.get(2)
+    assert not alone.residuals.read(1) and not alone.residuals.read(2)

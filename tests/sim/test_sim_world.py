@@ -31,6 +31,7 @@ from hedgerow.sim.devices import DeviceSettings, Tier
 from hedgerow.sim.energy import EnergySettings
 from hedgerow.sim.experiment import Experiment, Measure, Output, Run
 from hedgerow.sim.network import NetworkSettings, Partition
+from hedgerow.sim.residuals import Residuals
 from hedgerow.sim.results import RoundRow
 from hedgerow.wire.messages import Offer
 from hedgerow.wire.weights import model_ref
@@ -84,7 +85,7 @@ def test_those_who_train_from_one_model_are_trained_in_one_batch(bundle: Bundle)
 
 
 def test_whoever_is_stopped_before_anybody_is_due_is_never_computed(bundle: Bundle) -> None:
-    batches, engine = Batches(), PullingEngine(bundle, small_data(4))
+    batches, engine = Batches(Residuals(4)), PullingEngine(bundle, small_data(4))
     shape = Shape(FedAvg(), bundle.manifest.layout)
     model = bundle.weights[: bundle.manifest.layout.shared_size]
     offer = Offer(
@@ -237,21 +238,46 @@ def test_over_selection_pays_for_its_speed_with_wasted_work(bundle: Bundle) -> N
 
 def test_a_device_fetches_what_it_lacks_of_the_model(bundle: Bundle) -> None:
     whole = 4 * bundle.manifest.layout.shared_size
+
+    def lacking(world: Any) -> list[int]:
+        return list(world._model_bytes(np.arange(2)))
+
     world, _ = moving(bundle, experiment(down=STC, patches_kept=3))
-    assert world._model_bytes(0) == 0  # version 0 came with the bundle
+    assert lacking(world) == [0, 0]  # version 0 came with the bundle
     world.patches = [100, 20, 3]
-    assert world._model_bytes(0) == 123
-    world.versions[0] = 2
-    assert world._model_bytes(0) == 3
+    world.versions[1] = 2
+    assert lacking(world) == [123, 3]
+    world.versions[0] = 1
     world.patches.append(whole)
-    assert world._model_bytes(0) == whole  # patches that weigh more than the model
-    assert world._model_bytes(1) == whole  # four versions behind, three patches are kept
+    assert lacking(world) == [whole, whole]  # patches that weigh more than the model
+    world.patches[3], world.versions[1] = 1, 0
+    assert lacking(world) == [24, whole]  # four versions behind, three patches are kept
     # FedCM's devices need more than came with the bundle; without a codec nobody has patches.
     world, _ = moving(bundle, experiment(algorithm=FedCM(), down=STC))
-    assert world._model_bytes(0) == 2 * whole
+    assert lacking(world) == [2 * whole, 2 * whole]
     world, _ = moving(bundle, experiment())
     world.patches = [whole, whole]
-    assert world._model_bytes(0) == whole
+    assert lacking(world) == [whole, whole]
+
+
+@pytest.mark.parametrize("down", [None, STC], ids=["models", "patches"])
+@pytest.mark.parametrize("seconds", [0.005, 5.0], ids=["quick", "slow"])
+def test_both_modes_send_the_same_bill(bundle: Bundle, down: Codec | None, seconds: float) -> None:
+    """Everybody is there and nothing fails; a quarter of the fleet learns, and all fetch."""
+    worlds = []
+    for mode in ("fleet", "rounds"):
+        chosen = experiment(
+            mode=mode,
+            codec=Codec() if down is None else STC,
+            down=down,
+            rounds={"cohort": 10, "quorum": 10, "devices_min": 40},
+            devices=DeviceSettings(seconds_per_sample=seconds),
+        )
+        worlds.append(run_out(moving(bundle, chosen, 40)[0]))
+    fleet, rounds = worlds
+    assert rounds.totals.bytes_up == pytest.approx(fleet.totals.bytes_up, rel=0.05)
+    assert rounds.totals.bytes_down == pytest.approx(fleet.totals.bytes_down, rel=0.05)
+    assert rounds.joules == pytest.approx(fleet.joules, rel=0.05)
 
 
 def test_what_came_with_the_bundle_does_for_algorithms_that_bring_no_more(bundle: Bundle) -> None:

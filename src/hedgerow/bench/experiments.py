@@ -119,7 +119,7 @@ def course_of(
     data = ground.data(run)
     layout, algorithm = bundle.manifest.layout, experiment.algorithm
     names = names_of(algorithm, layout)
-    widths = widths_of(run, len(data))
+    widths = widths_of(run, len(data), bundle)
     with ExitStack() as stack:
         states = stack.enter_context(ClientStates(len(data))) if names else None
         engine = stack.enter_context(
@@ -150,10 +150,24 @@ def course_of(
         yield Course(run, moving, gauge, len(data), home, functools.partial(told, run), stop)
 
 
-def widths_of(run: Run, clients: int) -> NDArray[np.int64] | None:
-    """Which form of the model each client trains, where the algorithm has several."""
-    if not isinstance(run.experiment.algorithm, ResourceAware):
+def widths_of(run: Run, clients: int, bundle: Bundle) -> NDArray[np.int64] | None:
+    """Which form of the model each client trains, where the algorithm has several.
+
+    Raises:
+        UsageError: a tier has one that the bundle or the algorithm does not.
+    """
+    algorithm = run.experiment.algorithm
+    if not isinstance(algorithm, ResourceAware):
         return None
+    forms = min(len(bundle.parts), algorithm.widths)
+    for tier in run.experiment.devices.tiers:
+        if tier.width >= forms:
+            raise UsageError(
+                f"tier {tier.name!r} trains width {tier.width}; bundle "
+                f"{run.experiment.model.bundle!r} has {len(bundle.parts)} and the algorithm "
+                f"{algorithm.widths}, counted from 0: set its width to {forms - 1} or less, or "
+                "take a bundle with more (model.bundle) and raise algorithm.widths"
+            )
     return Devices.draw(run.experiment.surroundings, clients, run.seed).widths()
 
 

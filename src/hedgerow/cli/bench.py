@@ -102,7 +102,8 @@ def compression_command(
     for name, best in result.best.items():
         click.echo(
             f"best on {name}: {best.name}, {best.up_ratio:g}× fewer bytes up and "
-            f"{best.both_ratio:g}× both ways, {best.accuracy_loss_points:g} points lost"
+            f"{best.both_ratio:g}× both ways to the same accuracy, "
+            f"{best.accuracy_loss_points:g} points lost in the end"
         )
 
 
@@ -121,8 +122,8 @@ def asynchronous_command(seeds: int, as_json: bool) -> None:
         click.echo(f"{case.name:>32}  {case.seconds:>7.0f} s  {case.updates:.0f} updates")
     click.echo(
         f"{result.target:.0%} is reached {result.ratio:.1f}× sooner without rounds "
-        f"({result.plain_ratio:.1f}× sooner than in plain rounds; with twice as many devices at "
-        f"work {result.twice_ratio:.1f}×)"
+        f"({result.plain_ratio:.1f}× sooner than in plain rounds; with a third more devices at "
+        f"work {result.third_ratio:.1f}×, with twice as many {result.twice_ratio:.1f}×)"
     )
 
 

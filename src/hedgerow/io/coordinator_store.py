@@ -192,13 +192,15 @@ class CoordinatorStore:
 
     def set_settled(self, rounds: Mapping[str, int]) -> None:
         """Keep the last settled round of these devices; the others' stay."""
+        if not rounds:
+            return
+        old = sa.delete(_settled).where(_settled.c.device == sa.bindparam("one"))
         with self._connection() as connection:
-            for device, number in rounds.items():
-                changed = connection.execute(
-                    sa.update(_settled).where(_settled.c.device == device).values(round=number)
-                )
-                if changed.rowcount == 0:
-                    connection.execute(sa.insert(_settled).values(device=device, round=number))
+            connection.execute(old, [{"one": device} for device in rounds])
+            connection.execute(
+                sa.insert(_settled),
+                [{"device": device, "round": number} for device, number in rounds.items()],
+            )
 
     # Rounds
 

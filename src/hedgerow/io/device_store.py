@@ -185,6 +185,12 @@ class DeviceStore:
             return self._number("SELECT COUNT(*) FROM windows")
         return self._number("SELECT COUNT(*) FROM windows WHERE purpose = ?", purpose)
 
+    def newest_window(self, purpose: str) -> float | None:
+        """When the window added last of that purpose began, in Unix seconds; None without any."""
+        query = "SELECT start FROM windows WHERE purpose = ? ORDER BY id DESC LIMIT 1"
+        row = self._db.execute(query, (purpose,)).fetchone()
+        return None if row is None else float(row[0])
+
     def windows_bytes(self) -> int:
         """Bytes of all windows kept: data that never left this device."""
         shape = self._shape()

@@ -115,7 +115,10 @@ def answer(state: CoordinatorState, device: str, now: float) -> list[Effect]:
         del state.slots[device]
         return _offer(state, current, device, now) + _watch(state)
     over = max(current.number - 1 - _settings(state).staleness_max, 0)
-    return hand_out(state, now, device) or news_for(state, device, over)
+    offered = hand_out(state, now, device)
+    if device in state.slots:
+        return offered
+    return [*offered, *news_for(state, device, over)]
 
 
 def _at_work(state: CoordinatorState, member: Member) -> int:

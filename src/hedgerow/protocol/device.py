@@ -134,7 +134,7 @@ def _received(state: DeviceState, message: FromCoordinator, now: float) -> list[
             state.unacknowledged.discard(receipt_id)
             state.last_round = max(state.last_round, round_of(receipt_id))  # an old offer's copy
             return [
-                Forget(receipt_id),
+                Forget(receipt_id, outcome),
                 Tell("receipt", {"id": receipt_id, "outcome": outcome}),
             ]
         case RollCall(spread_seconds=spread):

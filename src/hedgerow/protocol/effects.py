@@ -34,6 +34,10 @@ class Tell:
 # A device's ---------------------------------------------------------------------------------------
 
 
+COUNTED = ("counted", "duplicate")
+"""Outcomes of an update that is in a sum."""
+
+
 @dataclass(frozen=True, slots=True)
 class SendNote:
     """Send if there is a link; a lost note is made good by a timer."""
@@ -58,9 +62,14 @@ class Resend:
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """Delete `id` from the outbox: it was acknowledged."""
+    """Delete `id` from the outbox: it was acknowledged, with that outcome.
+
+    `COUNTED` outcomes are of updates that are in a sum. Of any other, what the device kept for its
+    next update is to be as if this one had not been made.
+    """
 
     id: str
+    outcome: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,8 +69,8 @@ class RoundRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class Member:
     """A device as the coordinator knows it.
 
-    `settled` is the last round whose update of this device has its outcome, kept where there are
-    no rounds; `next_at` is when it was told to come again.
+    `settled` is the last round of which its update was counted (without rounds: has its outcome),
+    as known when that round's model was made; `next_at` is when it was told to come again.
     """
 
     name: str = ""

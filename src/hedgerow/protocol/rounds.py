@@ -27,6 +27,8 @@ def out_of_place(state: CoordinatorState, device: str, update: Update) -> str | 
     current = state.open
     if update.round > state.last_round:
         return "unknown_round"
+    if 0 < update.round == state.members[device].settled:
+        return "duplicate"
     if current is None or update.round != current.number or state.phase == "aggregating":
         return "late"
     match current.cohort.get(device):
@@ -55,6 +57,8 @@ def settle(
 ) -> None:
     """The device's update has its outcome."""
     current.move(device, "counted" if outcome == "counted" else "refused")
+    if outcome == "counted":
+        current.settled[device] = current.number
 
 
 def known_outcome(state: CoordinatorState, device: str, number: int) -> str | None:
@@ -62,6 +66,8 @@ def known_outcome(state: CoordinatorState, device: str, number: int) -> str | No
     current = state.open
     if number > state.last_round:
         return "unknown_round"
+    if 0 < number == state.members[device].settled:
+        return "duplicate"
     if current is None or number != current.number:
         return "late"
     return "duplicate" if current.cohort.get(device) in {"counted", "refused"} else None
@@ -177,10 +183,12 @@ def _close(state: CoordinatorState, current: OpenRound, now: float, why: str) ->
     remember(state, current, current.cohort)
     if counted >= min(state.rules.quorum, current.target):
         state.phase = "aggregating"
+        for device, number in current.settled.items():
+            state.members[device].settled = number
         return [
             CancelTimer("deadline"),
             Tell("round_closing", fields),
-            Aggregate(current.number),
+            Aggregate(current.number, tuple(current.settled.items())),
         ]
     reason = f"{counted} of {state.rules.quorum} updates at {why}"
     state.open, state.phase = None, "resting"

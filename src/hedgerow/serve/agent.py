@@ -33,14 +33,14 @@ from hedgerow.seal.choice import LinkQuality
 from hedgerow.serve.apps import app_bundle
 from hedgerow.serve.device import (
     FACT_ENROLMENT,
-    FACT_MEMORY,
     FACT_MODEL,
     DeviceShell,
     Hooks,
     Outcome,
     decode_model,
 )
-from hedgerow.serve.memory import DeviceMemory
+from hedgerow.serve.means import means_of
+from hedgerow.serve.memory import FACT_BEFORE, FACT_MEMORY, DeviceMemory
 from hedgerow.serve.pipeline import Pipeline
 from hedgerow.serve.settings import DeviceSettings
 from hedgerow.serve.windows import WindowSet, label_counts, windows_of
@@ -220,7 +220,7 @@ class DeviceAgent:
             check_in_seconds=self.settings.check_in_seconds,
             personalise_after_seconds=self.settings.personalise_after_seconds,
             samples=len(self.train_set.y),
-            facts=machine.Facts(labels=shared),
+            facts=means_of(self.settings, self.store, machine.Facts(labels=shared)),
             personalise_due=self.model.version > 0 and self.settings.personalise_after_seconds > 0,
         )
         hooks = Hooks(
@@ -284,7 +284,9 @@ class DeviceAgent:
     def train(self, offer: Offer, blob: bytes, stop: Flag) -> Outcome:
         """One round's training, in the learning thread (`Trainer`)."""
         assert self._shell is not None
-        self.trainer.link = LinkQuality(self._shell.upload_bytes_per_second)
+        self.trainer.link = LinkQuality(
+            self._shell.upload_bytes_per_second, metered=self.settings.metered
+        )
         return self.trainer.train(offer, blob, stop)
 
     def personalise(self, blob: bytes, stop: Flag) -> bytes:
@@ -324,7 +326,7 @@ class DeviceAgent:
         with self.store.transaction():
             self.store.put_blob(content)
             self.store.set_fact(FACT_BUNDLE, enrolment.bundle.encode())
-            for fact in (FACT_MODEL, FACT_MEMORY):  # those of the bundle before
+            for fact in (FACT_MODEL, FACT_MEMORY, FACT_BEFORE):  # those of the bundle before
                 self.store.set_fact(fact, None)
         self._use_bundle(bundle)
 
@@ -378,6 +380,8 @@ class DeviceAgent:
 
     def _send_report(self) -> None:
         assert self._shell is not None
+        means = means_of(self.settings, self.store, self._shell.state.facts)
+        self._shell.handle(machine.FactsChanged(means))
         decision = self.decision
         recorded = sum(recording.samples.nbytes for recording in self._recordings)
         metrics = {

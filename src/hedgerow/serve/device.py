@@ -26,8 +26,9 @@ from hedgerow.protocol import device as machine
 from hedgerow.protocol import effects as do
 from hedgerow.protocol.patching import apply_patches
 from hedgerow.serve.effects import Tasks, Timers
+from hedgerow.serve.memory import Keeper
 from hedgerow.wire import codec
-from hedgerow.wire.messages import FromDevice, ModelRef, Offer, Patches, kind_of
+from hedgerow.wire.messages import FromDevice, ModelRef, Offer, Patches, kind_of, update_id
 from hedgerow.wire.weights import from_bytes, to_bytes
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,6 @@ RECEIPT_SECONDS_MAX = 900.0
 """Longest wait for the receipt of a stored update: beyond it, the stream may have been lost."""
 FACT_ENROLMENT = "enrolment"
 FACT_MODEL = "model"
-FACT_MEMORY = "memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Hooks:
     personalised: Callable[[ModelRef, bytes], None]
     told: Callable[[str, dict[str, object]], None]
     learned: Callable[[bytes], None] = lambda memory: None
-    """A round's update is in the outbox, and this memory is kept with it."""
+    """This memory is kept: a round's update is in the outbox, or the last one was in vain."""
 
 
 class DeviceShell:
@@ -97,6 +97,7 @@ class DeviceShell:
         self.state = state
         self._layout = layout
         self.store = store
+        self._memory = Keeper(store)
         self._identity = identity
         self._coordinator = coordinator
         self._trainer = trainer
@@ -135,8 +136,10 @@ class DeviceShell:
     def on_state(self, up: bool) -> None:
         """The link came up or went down."""
         if up:
-            with self.tasks.guarding():
+            with self.tasks.guarding(), self.store.transaction():
+                self._keep_soft()
                 self.store.expire_outbox(clock.now())
+                self._take_back()
         self.handle(machine.LinkUp() if up else machine.LinkDown())
 
     def handle(self, event: machine.Event) -> None:
@@ -190,6 +193,7 @@ class DeviceShell:
         with self.store.transaction():
             for post_id in self._forgotten:
                 self.store.acknowledge(post_id)
+                self._memory.counted(post_id)
             if self._installed is not None:
                 kept = self.store.fact(FACT_MODEL)
                 if kept is not None and decode_model(kept).hash != self._installed.hash:
@@ -199,16 +203,31 @@ class DeviceShell:
         self._forgotten.clear()
         self._installed = None
 
+    def _forget(self, post_id: str, counted: bool) -> None:
+        self._delivered.pop(post_id, None)
+        if counted:
+            self._forgotten.append(post_id)
+            self._timers.set(SOFT_TIMER, SOFT_SECONDS)
+        else:
+            with self.store.transaction():
+                self.store.acknowledge(post_id)
+                self._take_back()
+
+    def _take_back(self) -> bool:
+        """Undo what an update did to the memory that was dropped; whether there was one."""
+        memory = self._memory.take_back()
+        if memory is not None:
+            self._hooks.learned(memory)
+        return memory is not None
+
     def _act(self, effect: do.Effect) -> None:
         match effect:
             case do.SendNote(message):
                 self.tasks.spawn(self._send_note(self._sealed(message)))
             case do.Post(post_id) | do.Resend(post_id):
                 self._deliver(post_id)
-            case do.Forget(post_id):
-                self._delivered.pop(post_id, None)
-                self._forgotten.append(post_id)
-                self._timers.set(SOFT_TIMER, SOFT_SECONDS)
+            case do.Forget(post_id, outcome):
+                self._forget(post_id, outcome in do.COUNTED)
             case do.Fetch(model):
                 self.tasks.spawn(self._fetch(model, effect.patches))
             case do.Install(model):
@@ -263,7 +282,9 @@ class DeviceShell:
             self._measured(len(item.body), clock.monotonic() - began)
         except MessageRefused as error:  # it will never be taken: the round goes on without it
             log.warning("update %s is dropped: %s", post_id, error)
-            self.store.drop_outbox(post_id, "refused_by_server")
+            with self.store.transaction():
+                self.store.drop_outbox(post_id, "refused_by_server")
+                self._take_back()
             self.state.unacknowledged.discard(post_id)
         except LinkDown as error:
             log.info("update %s waits in the outbox: %s", post_id, error)
@@ -335,19 +356,14 @@ class DeviceShell:
         if not stop.is_set():
             with self.store.transaction():
                 if outcome.memory:
-                    self.store.set_fact(FACT_MEMORY, outcome.memory)
-                self.handle(
-                    machine.Trained(
-                        round=offer.round,
-                        payloads=outcome.payloads,
-                        samples=outcome.samples,
-                        metrics=outcome.metrics,
-                        figures=outcome.figures,
-                        group=outcome.group,
-                        codec=outcome.codec,
-                    )
+                    self._memory.keep(update_id(self.state.device, offer.round), outcome.memory)
+                trained = machine.Trained(
+                    *(offer.round, outcome.payloads, outcome.samples, outcome.metrics),
+                    *(outcome.figures, outcome.group, outcome.codec),
                 )
-            if outcome.memory:
+                self.handle(trained)
+                lost = self._take_back()  # there was no room for it in the outbox
+            if outcome.memory and not lost:
                 self._hooks.learned(outcome.memory)
 
     async def _personalise(self, model: ModelRef, stop: Flag) -> None:

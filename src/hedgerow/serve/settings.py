@@ -69,6 +69,8 @@ class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     capacity: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
     upload_seconds_max: Annotated[float, msgspec.Meta(gt=0, le=1e6)] = 30.0
     share_label_counts: bool = False
+    metered: bool = False
+    power: Literal["auto", "mains", "battery"] = "auto"
     store: StoreLimits = StoreLimits()
     sensor: SensorSettings = SensorSettings()
 

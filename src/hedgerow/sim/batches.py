@@ -2,7 +2,7 @@
 
 A device that begins to train is only noted down. When the first of those that train from one model
 by one plan is due, all of them are computed together, through the same graph; one that stops before
-costs nothing.
+costs nothing, and one that stops before it is due itself keeps nothing.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 from hedgerow.algorithms.terms import unpack_model
 from hedgerow.core.layout import Vector
 from hedgerow.protocol.learning import Shape
-from hedgerow.sim.learning import Learning, Residuals, Sent, sent_by
-from hedgerow.sim.postage import device_id
+from hedgerow.sim.learning import Learning, Outcome, Sent, outcomes
+from hedgerow.sim.residuals import Residuals
 from hedgerow.wire.messages import Offer
 
 Key: TypeAlias = tuple[str, int]
@@ -30,15 +30,15 @@ class Waiting:
     offer: Offer
     model: Vector
     clients: set[int] = field(default_factory=set)
-    done: dict[int, Sent | None] = field(default_factory=dict)
+    done: dict[int, Outcome | None] = field(default_factory=dict)
 
 
 @dataclass
 class Batches:
     """The trainings in progress of one fleet."""
 
+    residuals: Residuals
     waiting: dict[Key, Waiting] = field(default_factory=dict)
-    residuals: Residuals = field(default_factory=Residuals)
 
     def begin(self, client: int, offer: Offer, model: Vector) -> Key:
         """The client trains for this offer from now on."""
@@ -55,13 +55,19 @@ class Batches:
             self._tidy(key, waiting)
 
     def finish(self, client: int, key: Key, engine: Learning, shape: Shape) -> Sent | None:
-        """The client's update; None where its training diverged."""
+        """The client's update; None where its training diverged, or its update cannot be sent.
+
+        What the client keeps of it is kept now.
+        """
         waiting = self.waiting[key]
         if client not in waiting.done:
             self._compute(waiting, engine, shape)
-        sent = waiting.done.pop(client)
+        outcome = waiting.done.pop(client)
         self._tidy(key, waiting)
-        return sent
+        if outcome is None:
+            return None
+        outcome.book(client, engine, self.residuals, shape)
+        return outcome.sent
 
     def _compute(self, waiting: Waiting, engine: Learning, shape: Shape) -> None:
         """Train all who still wait."""
@@ -69,25 +75,11 @@ class Batches:
         clients = np.array(sorted(waiting.clients), np.int64)
         waiting.clients.clear()
         model = unpack_model(shape.algorithm, waiting.model, shape.layout.shared_size)
-        parts = engine.contributions(shape.algorithm, model, offer.plan, clients, offer.round)
-        for ids, contribution in parts:
-            diverged = contribution.trained.diverged
-            for row, client in enumerate(ids.tolist()):
-                failed = diverged is not None and bool(diverged[row])
-                waiting.done[client] = (
-                    None
-                    if failed
-                    else sent_by(
-                        shape,
-                        contribution,
-                        row,
-                        client,
-                        device_id(client),
-                        offer.codecs[0],
-                        offer.seed,
-                        self.residuals,
-                    )
-                )
+        came = outcomes(
+            *(engine, shape, model, offer.plan, clients, offer.round),
+            *(offer.codecs[0], offer.seed, self.residuals),
+        )
+        waiting.done |= {client: outcome for client, _, _, outcome in came}
 
     def _tidy(self, key: Key, waiting: Waiting) -> None:
         if not waiting.clients and not waiting.done:

@@ -260,6 +260,7 @@ class Device:
         fleet.devices.batteries.compute(self.client, seconds, fleet.now)
         sent = fleet.batches.finish(self.client, key, fleet.engine, fleet.shape)
         if sent is None:
+            fleet.totals.wasted += 1
             self._take(fleet, machine.TrainingFailed(number, "training diverged"))
             return
         figures = {"loss": sent.loss, "steps": float(sent.steps), "seconds": seconds}

@@ -73,6 +73,7 @@ class Devices:
     batteries: Batteries
     presences: tuple[Presence, ...]
     crash_key: int
+    around: AnyAvailability
 
     @classmethod
     def draw(cls, around: Surroundings, devices: int, seed: int) -> Devices:
@@ -103,6 +104,7 @@ class Devices:
             Batteries(around.energy, devices, stream(seed, "batteries")),
             presences,
             draws.key(seed, "crashes"),
+            around.availability,
         )
 
     def __len__(self) -> int:
@@ -112,6 +114,15 @@ class Devices:
     def online(self, device: int, moment: float) -> bool:
         """Whether the device can be reached at `moment`."""
         return self.presences[int(self.tier[device])].online(device, moment)
+
+    def present(self, moment: float) -> NDArray[np.int64]:
+        """All that can be reached at `moment`, in order."""
+        everybody = np.arange(len(self), dtype=np.int64)
+        tiers, around = self.settings.tiers or (Tier(),), self.around
+        if all(isinstance(tier.availability or around, Always) for tier in tiers):
+            return everybody
+        here = (self.online(device, moment) for device in range(len(self)))
+        return everybody[np.fromiter(here, np.bool_, len(self))]
 
     def change_after(self, device: int, moment: float) -> float:
         """When that changes next."""

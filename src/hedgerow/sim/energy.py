@@ -59,6 +59,23 @@ class Batteries:
         joules = bytes_up * costs.up_joules_per_byte + bytes_down * costs.down_joules_per_byte
         self._book(device, joules, moment)
 
+    def carry_all(
+        self,
+        devices: NDArray[np.int64],
+        bytes_up: NDArray[np.float64],
+        bytes_down: NDArray[np.float64],
+        moment: float,
+    ) -> None:
+        """The same for devices `[K]`, each once."""
+        costs = self.settings
+        joules = bytes_up * costs.up_joules_per_byte + bytes_down * costs.down_joules_per_byte
+        if len(self.level):
+            for device, spent in zip(devices.tolist(), joules.tolist(), strict=True):
+                self._book(device, spent, moment)
+        else:
+            self.spent[devices] += joules
+            self.total += float(joules.sum())
+
     def share(self, device: int, moment: float) -> float:
         """Charge from 0 to 1; on the mains always 1."""
         if not len(self.level):

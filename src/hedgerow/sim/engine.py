@@ -26,8 +26,7 @@ from hedgerow.aggregate.mean import ExactSum
 from hedgerow.algorithms.base import FIGURE_MAX, Algorithm, Contribution, LocalTask
 from hedgerow.algorithms.drive import drive
 from hedgerow.algorithms.resource_aware import narrowed
-from hedgerow.algorithms.terms import FIGURE_UNIT
-from hedgerow.core.layout import Layout, Vector
+from hedgerow.core.layout import Vector
 from hedgerow.core.schema import LocalPlan
 from hedgerow.core.streams import keys_of
 from hedgerow.model.bundle import Bundle
@@ -40,6 +39,7 @@ from hedgerow.protocol.learning import Sums
 from hedgerow.sense.augment import augmenter
 from hedgerow.sim.data import FederatedData, Viewed
 from hedgerow.sim.states import ClientStates
+from hedgerow.sim.terms import terms, well
 from hedgerow.sim.unroll import learner_of
 
 Model = Mapping[str, NDArray[np.float32]]
@@ -132,6 +132,14 @@ class Engine:
         `model` is what devices download, as `unpack_model` gives it. What a client keeps is kept
         once its batch is done, except for one that diverged (`Contribution.trained.diverged`).
         """
+        for ids, contribution in self.learned(algorithm, model, plan, clients, round):
+            self.keep(ids[well(contribution)], self.kept_by(ids, contribution, fine=True))
+            yield ids, contribution
+
+    def learned(
+        self, algorithm: Algorithm, model: Model, plan: LocalPlan, clients: Counts, round: int
+    ) -> Iterator[tuple[Counts, Contribution]]:
+        """The same, and nothing is kept; see `keep`."""
         self._prepare(algorithm)
         jobs = (
             (lambda ids=ids: (ids, self._contribution(algorithm, model, plan, ids, round)))
@@ -155,7 +163,11 @@ class Engine:
 
         def share(ids: Counts) -> Round:
             contribution = self._contribution(algorithm, model, plan, ids, round)
-            return self._summed(algorithm, contribution, ids, staleness)
+            part = self._summed(algorithm, contribution, ids, staleness)
+            counted = ~np.isin(ids, part.diverged + part.refused)
+            kept = self.kept_by(ids, contribution)
+            self.keep(ids[counted], {name: rows[counted] for name, rows in kept.items()})
+            return part
 
         jobs = ((lambda ids=ids: share(ids)) for ids in self._batches(clients))
         for part in self._spread(jobs):
@@ -252,14 +264,11 @@ class Engine:
         task = self._task(algorithm, model, plan, clients, sizes_of(samples))
         if width:
             task = narrowed(task, self.bundle.parts[width], width)
-        contribution = drive(
+        return drive(
             algorithm.local(task),
             lambda ask: learner.run(ask, samples, keys, augment=augment, tolerant=True),
             lambda ask: learner.losses(ask, samples),
         )
-        if width == 0:
-            self._keep(contribution, clients)
-        return contribution
 
     def _samples(self, clients: Counts, round: int) -> Sequence[Samples]:
         if isinstance(self.data, Viewed):
@@ -306,17 +315,22 @@ class Engine:
         for name in algorithm.keeps:
             self._states.open(f"kept-{name}", layout.size)
 
-    def _keep(self, contribution: Contribution, clients: Counts) -> None:
-        layout = self.bundle.manifest.layout
-        private = layout.shared_size < layout.size
-        if not private and not contribution.kept:
-            return
-        well = _well(contribution)
-        if private:
-            rows = contribution.weights[well, layout.shared_size :]
-            self._states.write(_PRIVATE, clients[well], rows)
-        for name, kept in contribution.kept.items():
-            self._states.write(f"kept-{name}", clients[well], kept[well])
+    def kept_by(
+        self, clients: Counts, contribution: Contribution, *, fine: bool = False
+    ) -> dict[str, Rows]:
+        """What the clients of one batch would keep, by name; `fine`: of those that went well."""
+        layout, kept = self.bundle.manifest.layout, dict[str, Rows]()
+        if self._widths is not None and self._widths[clients[0]]:
+            return kept
+        kept = {f"kept-{name}": rows for name, rows in contribution.kept.items()}
+        if layout.shared_size < layout.size:
+            kept[_PRIVATE] = contribution.weights[:, layout.shared_size :]
+        return {name: rows[well(contribution)] for name, rows in kept.items()} if fine else kept
+
+    def keep(self, clients: Counts, kept: Mapping[str, Rows]) -> None:
+        """Let clients keep `[K, size]` by name until they train again."""
+        for name, rows in kept.items():
+            self._states.write(name, clients, rows)
 
     # Sums -----------------------------------------------------------------------------------------
 
@@ -324,14 +338,14 @@ class Engine:
         self, algorithm: Algorithm, contribution: Contribution, clients: Counts, staleness: int
     ) -> Round:
         trained, part = contribution.trained, Round(clients=len(clients))
-        well = _well(contribution)
-        part.diverged = clients[~well].tolist()
+        fine = well(contribution)
+        part.diverged = clients[~fine].tolist()
         figures = [contribution.figures[name] for name in algorithm.figures]
         for figure in figures:
-            well &= np.abs(figure) <= FIGURE_MAX  # not so for NaN
+            fine &= np.abs(figure) <= FIGURE_MAX  # not so for NaN
         width = 0 if self._widths is None else int(self._widths[clients[0]])
         layout = self.bundle.parts[width].layout
-        rows = _terms(algorithm, contribution, layout, figures)
+        rows = terms(algorithm, contribution, layout, figures)
         weigh = lru_cache(maxsize=None)(algorithm.weighting.of)  # most ask for the same
         counts = self.data.counts[clients].tolist()
         losses = trained.loss if algorithm.weighting.loss_power else np.zeros(len(counts))
@@ -341,8 +355,8 @@ class Engine:
         if contribution.group is not None:
             groups = contribution.group
         taken = np.zeros(len(clients), np.bool_)
-        for group in np.unique(groups[well]).tolist():
-            mine = np.flatnonzero(well & (groups == group))
+        for group in np.unique(groups[fine]).tolist():
+            mine = np.flatnonzero(fine & (groups == group))
             chosen = rows if len(mine) == len(rows) else rows[mine]
             total = part.sums.groups.setdefault(group, ExactSum(rows.shape[1]))
             taken[mine] = total.add_rows(chosen, [weights[k] for k in mine.tolist()])
@@ -375,25 +389,3 @@ def clients_together(bundle: Bundle) -> int:
     layout = bundle.manifest.layout
     slides = any(len(tensor.shape) > 2 for tensor in layout.tensors)
     return max(1, min(128, (_NUMBERS_SLIDING if slides else _NUMBERS) // layout.size))
-
-
-def _well(contribution: Contribution) -> NDArray[np.bool_]:
-    diverged = contribution.trained.diverged
-    count = len(contribution.trained.loss)
-    return np.ones(count, np.bool_) if diverged is None else ~diverged
-
-
-def _terms(
-    algorithm: Algorithm,
-    contribution: Contribution,
-    layout: Layout,
-    figures: list[NDArray[np.float64]],
-) -> Rows:
-    """Every client's update as `terms.joined` makes one, `[K, …]`."""
-    mask = algorithm.travels(layout)
-    vectors = [contribution.sends[name] for name in algorithm.sends]
-    parts = vectors if mask is None else [vector[:, mask] for vector in vectors]
-    if figures:
-        tail = np.stack(figures, 1) / FIGURE_UNIT
-        parts = [*parts, tail.astype(np.float32)]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, 1)

@@ -107,6 +107,12 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                 'set mode = "fleet", where devices answer when they can'
             )
 
+        if self.algorithm.schedule.kind == "cosine" and self.rounds.rounds < 2:
+            raise UsageError(
+                "a cosine schedule falls from the first round to the last; set rounds.rounds to 2 "
+                'or more, or algorithm.schedule.kind = "constant"'
+            )
+
     @property
     def surroundings(self) -> Surroundings:
         """What is around the devices."""

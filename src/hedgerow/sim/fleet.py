@@ -38,6 +38,7 @@ from hedgerow.sim.experiment import Experiment
 from hedgerow.sim.keeping import given_back, names_of, taken
 from hedgerow.sim.learning import Learning
 from hedgerow.sim.postage import COORDINATOR, client_of, device_id, sign, verify
+from hedgerow.sim.residuals import Residuals
 from hedgerow.sim.states import ClientStates
 from hedgerow.sim.totals import Totals
 from hedgerow.wire import codec
@@ -64,7 +65,6 @@ class Fleet:
     engine: Learning
     clock: Clock = field(default_factory=Clock)
     totals: Totals = field(default_factory=Totals)
-    batches: Batches = field(default_factory=Batches)
     nodes: dict[int, Device] = field(default_factory=dict)
     models: dict[str, Vector] = field(default_factory=dict)
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -78,6 +78,7 @@ class Fleet:
         experiment, layout = self.experiment, self.bundle.manifest.layout
         algorithm = experiment.algorithm
         self.devices = Devices.draw(experiment.surroundings, len(self.data), self.seed)
+        self.batches = Batches(Residuals(len(self.data)))
         self.shape = Shape(algorithm, layout, self.bundle.parts[1:])
         self.form = self.shape.form(0)
         self.server: Server = algorithm.begin(self.bundle.weights[: layout.shared_size].copy())
@@ -287,6 +288,7 @@ class Fleet:
             data, self.held = make_patch(down, seed, version, self.held, wanted, layout)
             patch = BlobRef(sha256=number.to_bytes(32, "big"), bytes=len(data))
         ref = model_ref(version, self.held)
+        self.models.pop(ref.hash, None)  # an old version's bits again are the newest now
         self.models[ref.hash] = self.held
         while len(self.models) > self.state.versions_kept + 2:
             del self.models[next(iter(self.models))]

@@ -16,10 +16,12 @@ from hedgerow.seal.codec import Codec, estimate
 from hedgerow.wire.codec import seal
 from hedgerow.wire.messages import (
     Accept,
+    BlobRef,
     CheckIn,
     Message,
     ModelRef,
     Offer,
+    Patches,
     Published,
     Receipt,
     Update,
@@ -65,7 +67,8 @@ def sealed_bytes(message: Message, sender: str) -> int:
 class Postage:
     """Bytes of each message of a round, and of the whole model.
 
-    `up` is an update with its `payloads`, as near as can be told beforehand.
+    `up` is an update with its `payloads`, as near as can be told beforehand. An offer or news that
+    names the patches to the model weighs `way` more, and `blob` for each patch.
     """
 
     check_in: int
@@ -76,6 +79,8 @@ class Postage:
     update: int
     payloads: int
     model: int
+    way: int
+    blob: int
 
     @property
     def up(self) -> int:
@@ -83,8 +88,8 @@ class Postage:
         return self.update + self.payloads
 
     @classmethod
-    def of(cls, form: Form, codec: Codec, plan: LocalPlan) -> Postage:
-        """As the messages of this algorithm and codec weigh."""
+    def of(cls, form: Form, codec: Codec, plan: LocalPlan, down: Codec | None = None) -> Postage:
+        """As the messages of this algorithm and these codecs weigh."""
         algorithm, device = form.algorithm, device_id(0)
         shared = form.layout.shared_size
         model_bytes = 4 * shared * (1 + sum(algorithm.brings.values()))
@@ -107,14 +112,27 @@ class Postage:
             figures=(1.5,) * len(algorithm.figures),
             metrics={"loss": 1.5, "steps": 10.0},
         )
+        news = [
+            sealed_bytes(Published(round=SOME_ROUND, model=model, patches=way), COORDINATOR)
+            for way in (None, _way(down, 1), _way(down, 2))
+        ]
         each = estimate(codec, form.size, form.shapes)
         return cls(
             check_in=sealed_bytes(CheckIn(model_version=SOME_ROUND, samples=SOME_SAMPLES), device),
             accept=sealed_bytes(Accept(round=SOME_ROUND), device),
             offer=sealed_bytes(offer, COORDINATOR),
             receipt=sealed_bytes(receipt, COORDINATOR),
-            published=sealed_bytes(Published(round=SOME_ROUND, model=model), COORDINATOR),
+            published=news[0],
             update=sealed_bytes(update, device) + 2 * len(algorithm.sends),
             payloads=round(each) * len(algorithm.sends),
             model=model_bytes,
+            way=2 * news[1] - news[0] - news[2],
+            blob=news[2] - news[1],
         )
+
+
+def _way(codec: Codec | None, patches: int) -> Patches | None:
+    if codec is None:
+        return None
+    blobs = (BlobRef(sha256=bytes(32), bytes=SOME_ROUND),) * patches
+    return Patches(since=SOME_ROUND, codec=codec, seed=1 << 47, blobs=blobs)

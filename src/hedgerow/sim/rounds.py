@@ -1,9 +1,9 @@
 """Rounds without machines: the algorithm alone, for comparisons and for millions of clients.
 
 A round's learning is exact. Its time, bytes and energy are worked out from the models of devices
-and network as the machines would spend them: offers go to those invited, the round ends with the
-`cohort`-th update or at the deadline, and whoever is too slow or goes away has worked in vain.
-Messages are not lost here, and devices that nobody asks cost nothing.
+and network as the machines would spend them: devices that are there check in and fetch every model,
+offers go to those invited, the round ends with the `cohort`-th update or at the deadline, and
+whoever is too slow or goes away has worked in vain. Messages are not lost here.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class Rounds:
 
     `held` is the model as devices have it: with patches that is not quite the server's. `patches`
     are the bytes of every version's patch, `versions [N]` the version each device holds: the first,
-    0, came with its bundle, unless the algorithm brings more than weights.
+    0, came with its bundle, unless the algorithm brings more than weights. Check-ins are billed up
+    to `heard`.
     """
 
     experiment: Experiment
@@ -78,12 +79,14 @@ class Rounds:
         self.devices = Devices.draw(self.experiment.surroundings, len(self.data), self.seed)
         self.shape = Shape(algorithm, layout, self.bundle.parts[1:])
         self.form = self.shape.form(0)
-        self.postage = Postage.of(self.form, self.experiment.codec, self.plan)
+        chosen = self.experiment
+        self.postage = Postage.of(self.form, chosen.codec, self.plan, chosen.down)
         self.server: Server = algorithm.begin(self.bundle.weights[: layout.shared_size].copy())
         self.held: Vector = pack_model(self.server)
         self.bundled = NEVER if algorithm.brings else 0
         self.versions: NDArray[np.int32] = np.full(len(self.data), self.bundled, np.int32)
         self.patches: list[int] = []
+        self.heard = -self.experiment.devices.check_in_seconds
         self.memory = Memory()
         self.labels: dict[int, tuple[float, ...] | None] = {}
 
@@ -115,7 +118,9 @@ class Rounds:
         rules = self.experiment.rounds
         self.number += 1
         invited = self._invited(over_selected(rules.cohort, rules.over_selection))
+        present = self.devices.present(self.now)
         ends = self._ends(invited)
+        self._bill_all(present)
         target = min(rules.cohort, len(invited))
         order = np.argsort(ends, kind="stable")
         there = order[:target][ends[order[:target]] <= rules.deadline_seconds]
@@ -131,6 +136,8 @@ class Rounds:
         self._learn(np.sort(invited[there]), invited)
         self.now += seconds + rules.pause_seconds
         self.done += 1
+        if self.finished:
+            self._bill_all(self.devices.present(self.now), last=True)
         return True
 
     def _invited(self, count: int) -> Clients:
@@ -208,41 +215,75 @@ class Rounds:
 
     def _ends(self, invited: Clients) -> Seconds:
         """Seconds from now until each one's update is there; infinity where it goes away before."""
-        down = np.array([self._model_bytes(client) for client in invited.tolist()])
-        links = self.devices.links
-        carried = links.seconds(invited, self.postage.up, down + self.postage.offer)
+        down, links = self._model_bytes(invited), self.devices.links
+        carried = links.seconds(invited, self.postage.up, down + self.postage.offer + self._way)
         ends: Seconds = self._work(invited) + carried
         for place, client in enumerate(invited.tolist()):
             if self.devices.change_after(client, self.now) < self.now + ends[place]:
                 ends[place] = np.inf
         return ends
 
-    def _bill(self, invited: Clients, ends: Seconds, seconds: float) -> None:
-        """Bytes and joules of everybody who was asked, up to the end of the round."""
-        batteries, postage = self.devices.batteries, self.postage
-        extra, work = self.experiment.network.overhead_bytes, self._work(invited)
-        for place, client in enumerate(invited.tolist()):
-            up = postage.check_in + postage.accept + 2 * extra
-            down = postage.offer + postage.published + self._model_bytes(client) + 3 * extra
-            if ends[place] <= seconds:
-                up += postage.up + extra
-                down += postage.receipt + extra
-            self.versions[client] = len(self.patches) or self.bundled
-            self.totals.bytes_up += up
-            self.totals.bytes_down += down
-            batteries.compute(client, min(float(work[place]), seconds), self.now)
-            batteries.carry(client, up, down, self.now)
+    def _bill_all(self, present: Clients, *, last: bool = False) -> None:
+        """Bytes and joules of all who are there: check-ins since the last round, and the news of a
+        model with its download, for those who lack it; a run ends with the `last` news. Devices
+        that are out of reach then hear of it, and fetch it, when they are back.
+        """
+        postage, every = self.postage, self.experiment.devices.check_in_seconds
+        extra, version = self.experiment.network.overhead_bytes, len(self.patches)
+        times = (self.now - self.heard) / every
+        self.heard = self.now
+        lacking = self._model_bytes(present)
+        news = postage.published + (postage.way + postage.blob) * self._way_known(lacking) + extra
+        up = np.full(len(present), times * (postage.check_in + extra))
+        down = (self.versions[present] < version) * news
+        if not last:
+            down = down + lacking + extra * (lacking > 0)
+            self.versions[present] = version
+        self._book(present, up, down)
 
-    def _model_bytes(self, client: int) -> int:
-        """The whole model, or the patches since the one the device holds."""
-        held, version = int(self.versions[client]), len(self.patches)
-        whole = 4 * len(self.held)
-        if held == version:
-            return 0
-        too_old = held == NEVER or version - held > self.experiment.patches_kept
-        if self.experiment.down is None or too_old:
-            return whole
-        return min(sum(self.patches[held:]), whole)
+    def _bill(self, invited: Clients, ends: Seconds, seconds: float) -> None:
+        """Bytes and joules of everybody who was asked, up to the end of the round. A device that
+        checks in while it is at work is offered the round again, and accepts again.
+        """
+        postage, batteries = self.postage, self.devices.batteries
+        extra, work = self.experiment.network.overhead_bytes, self._work(invited)
+        there = np.minimum(ends, seconds)
+        times = 1 + np.floor(there / self.experiment.devices.check_in_seconds)
+        arrived = ends <= seconds
+        up = times * (postage.accept + extra) + arrived * (postage.up + extra)
+        down = times * (postage.offer + extra) + self._way + arrived * (postage.receipt + extra)
+        for client, busy in zip(invited.tolist(), np.minimum(work, seconds).tolist(), strict=True):
+            batteries.compute(client, busy, self.now)
+        self._book(invited, up, down)
+
+    def _book(self, clients: Clients, up: Seconds, down: Seconds) -> None:
+        self.totals.bytes_up += round(float(up.sum()))
+        self.totals.bytes_down += round(float(down.sum()))
+        self.devices.batteries.carry_all(clients, up, down, self.now)
+
+    @property
+    def _way(self) -> int:
+        """What an offer says of the patches to its model: as a rule one since the device was heard
+        of last.
+        """
+        last = np.array(self.patches[-1:] or [0])
+        return int(self._way_known(last)[0]) * (self.postage.way + self.postage.blob)
+
+    def _way_known(self, fetched: Clients) -> NDArray[np.bool_]:
+        """Which of these downloads are patches, `[K]`."""
+        patched = self.experiment.down is not None
+        return (fetched > 0) & (fetched < 4 * len(self.held)) & patched
+
+    def _model_bytes(self, clients: Clients) -> Clients:
+        """The whole model, or the patches since the one the device holds, `[K]`."""
+        held, version = self.versions[clients], len(self.patches)
+        whole = np.full(len(clients), 4 * len(self.held), np.int64)
+        if self.experiment.down is not None:
+            total = np.concatenate([[0], np.cumsum(self.patches, dtype=np.int64)])
+            missed = total[-1] - total[np.maximum(held, 0)]
+            near = (held != NEVER) & (version - held <= self.experiment.patches_kept)
+            whole = np.where(near, np.minimum(missed, whole), whole)
+        return np.where(held == version, 0, whole)
 
     # Learning -------------------------------------------------------------------------------------
 
@@ -307,8 +348,8 @@ class Rounds:
     # Keeping --------------------------------------------------------------------------------------
 
     KEPT = (
-        *("server", "held", "versions", "patches", "memory", "totals", "now", "done", "number"),
-        "loss",
+        *("server", "held", "versions", "patches", "heard", "memory", "totals", "now", "done"),
+        *("number", "loss"),
     )
 
     def kept(self) -> dict[str, Any]:

@@ -23,8 +23,9 @@ from hedgerow.protocol.learning import Shape, Sums
 from hedgerow.seal.codec import Codec
 from hedgerow.sim.engine import Round
 from hedgerow.sim.keeping import given_back, taken
-from hedgerow.sim.learning import Clients, Learning, Model, Residuals, sent_by
+from hedgerow.sim.learning import Clients, Learning, Model, outcomes
 from hedgerow.sim.postage import device_id
+from hedgerow.sim.residuals import Residuals
 from hedgerow.sim.states import ClientStates
 
 LOSS_ONE = 1 << 20
@@ -118,7 +119,7 @@ class Alone:
     names: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.residuals = Residuals()
+        self.residuals = Residuals(len(self.counts))
         self.seen: set[int] = set()
 
     def learn(self, shape: Shape, lesson: Lesson, clients: Clients) -> Share:
@@ -127,47 +128,35 @@ class Alone:
             self.seen.update(clients.tolist())
         if isinstance(self.engine, Summing) and not lesson.codec.stages and not lesson.each:
             return self._summed(self.engine, shape, lesson, clients)
-        algorithm, sums = shape.algorithm, Sums()
-        losses = np.full(len(clients), np.nan)
+        sums, losses = Sums(), np.full(len(clients), np.nan)
         place = {client: row for row, client in enumerate(clients.tolist())}
         changes: dict[int, Vector] = {}
         sent_bytes = loss_total = samples_seen = 0
-        parts = self.engine.contributions(
-            algorithm, lesson.model, lesson.plan, clients, lesson.round
+        came = outcomes(
+            *(self.engine, shape, lesson.model, lesson.plan, clients, lesson.round),
+            *(lesson.codec, lesson.seed, self.residuals),
         )
-        for ids, contribution in parts:
-            diverged = contribution.trained.diverged
-            for row, client in enumerate(ids.tolist()):
-                if diverged is not None and diverged[row]:
-                    continue
-                name, before = device_id(client), self.residuals.lost.get(client, {})
-                try:
-                    sent = sent_by(
-                        shape,
-                        contribution,
-                        row,
-                        client,
-                        name,
-                        lesson.codec,
-                        lesson.seed,
-                        self.residuals,
-                    )
-                    form = shape.form(sent.group)
-                    vectors = form.decode(sent.payloads, lesson.codec, lesson.seed, name)
-                    samples = int(self.counts[client])
-                    term, weight = shape.term_of(vectors, sent.figures, samples, 0, sent.loss)
-                except PeerError:  # a fleet refuses it too; what a device lost counts with it only
-                    self.residuals.lost[client] = before
-                    continue
-                sums.add(term, weight, sent.group)
-                if lesson.changes and form is shape.form(0) and form.mask is None:
-                    changes[client] = vectors[0][last_layer(form.layout)].copy()
-                sent_bytes += sent.size
-                losses[place[client]] = sent.loss
-                seen = int(contribution.trained.samples[row])
-                if seen:
-                    loss_total += round(sent.loss * seen * LOSS_ONE)
-                    samples_seen += seen
+        for client, contribution, row, outcome in came:
+            if outcome is None:
+                continue
+            sent, name = outcome.sent, device_id(client)
+            try:
+                form = shape.form(sent.group)
+                vectors = form.decode(sent.payloads, lesson.codec, lesson.seed, name)
+                samples = int(self.counts[client])
+                term, weight = shape.term_of(vectors, sent.figures, samples, 0, sent.loss)
+            except PeerError:  # a fleet refuses it too
+                continue
+            outcome.book(client, self.engine, self.residuals, shape)
+            sums.add(term, weight, sent.group)
+            if lesson.changes and form is shape.form(0) and form.mask is None:
+                changes[client] = vectors[0][last_layer(form.layout)].copy()
+            sent_bytes += sent.size
+            losses[place[client]] = sent.loss
+            seen = int(contribution.trained.samples[row])
+            if seen:
+                loss_total += round(sent.loss * seen * LOSS_ONE)
+                samples_seen += seen
         return Share(sums, clients, losses, sent_bytes, loss_total, samples_seen, changes)
 
     def _summed(self, engine: Summing, shape: Shape, lesson: Lesson, clients: Clients) -> Share:
@@ -187,10 +176,10 @@ class Alone:
         states = None
         if self.states is not None and self.names:
             states = taken(self.states, dict(self.names), self.seen)
-        return {"residuals": self.residuals.lost, "seen": self.seen, "states": states}
+        return {"residuals": self.residuals, "seen": self.seen, "states": states}
 
     def restore(self, kept: Any) -> None:
         """As it was."""
-        self.residuals.lost, self.seen = kept["residuals"], kept["seen"]
+        self.residuals, self.seen = kept["residuals"], kept["seen"]
         if self.states is not None and self.names:
             given_back(self.states, dict(self.names), kept["states"])
