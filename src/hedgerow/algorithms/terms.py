@@ -33,10 +33,14 @@ def term_size(algorithm: Algorithm, layout: Layout) -> int:
     return len(algorithm.sends) * travelling(algorithm, layout) + len(algorithm.figures)
 
 
-def joined(vectors: Sequence[Vector], figures: Sequence[float]) -> Vector:
-    """Vectors, of the elements that travel only, and figures as one vector."""
-    tail = np.asarray(figures, np.float64) / FIGURE_UNIT
-    return np.concatenate([*vectors, tail.astype(np.float32)])
+def joined(
+    vectors: Sequence[NDArray[np.float32]], figures: Sequence[NDArray[np.float64] | float]
+) -> NDArray[np.float32]:
+    """Vectors `[…, n]`, of the elements that travel only, and figures `[…]` as one `[…, m]`."""
+    if not figures:
+        return vectors[0] if len(vectors) == 1 else np.concatenate(vectors, -1)
+    tail = np.stack([np.asarray(figure, np.float64) for figure in figures], -1) / FIGURE_UNIT
+    return np.concatenate([*vectors, tail.astype(np.float32)], -1)
 
 
 def mean_in_group(

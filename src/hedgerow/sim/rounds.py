@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from hedgerow.algorithms.base import Server
 from hedgerow.algorithms.selection import (
     Candidate,
-    FedACS,
     FedLECC,
     Memory,
     Outcome,
@@ -298,7 +297,7 @@ class Rounds:
             seed=seed_of(self.seed, "round", self.number),
             round=self.number,
             each=experiment.selection != Uniform(),
-            changes=isinstance(experiment.selection, FedACS),
+            changes=experiment.selection.wants_rewards,
         )
         share = self.sharing.learn(self.shape, lesson, clients)
         self.totals.updates += share.sums.terms

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hedgerow.algorithms.base import Algorithm, Contribution
-from hedgerow.algorithms.terms import FIGURE_UNIT
+from hedgerow.algorithms.terms import joined
 from hedgerow.core.layout import Layout
 from hedgerow.model.passes import Rows
 
@@ -28,7 +28,4 @@ def terms(
     mask = algorithm.travels(layout)
     vectors = [contribution.sends[name] for name in algorithm.sends]
     parts = vectors if mask is None else [vector[:, mask] for vector in vectors]
-    if figures:
-        tail = np.stack(figures, 1) / FIGURE_UNIT
-        parts = [*parts, tail.astype(np.float32)]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, 1)
+    return joined(parts, figures)

@@ -16,17 +16,13 @@ from torch import Tensor, nn
 from hedgerow.author.spec import Spec
 from hedgerow.author.widths import Scaler
 from hedgerow.core.schema import InputSchema, LocalPlan, OutputSchema
+from hedgerow.io.data.images import DIGIT_LABELS, FASHION_LABELS
 
 SEED = 1
 SIDE = 28
 CLASSES = 10
 WIDTHS = (0.5, 0.25)
 """For devices that cannot afford it all (`resource_aware`)."""
-CLOTHES = (
-    *("t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "trainer", "bag"),
-    "boot",
-)
-"""Fashion-MNIST's labels in order."""
 
 
 class SmallCnn(nn.Module):
@@ -63,12 +59,12 @@ class SmallCnn(nn.Module):
 
 def fashion() -> Spec:
     """Clothing: 46,730 parameters."""
-    return _spec("fashion", (16, 32, 64), CLOTHES)
+    return _spec("fashion", (16, 32, 64), FASHION_LABELS)
 
 
 def digits() -> Spec:
     """Handwritten digits: 5,994 parameters."""
-    return _spec("digits", (8, 16, 0), tuple("0123456789"))
+    return _spec("digits", (8, 16, 0), DIGIT_LABELS)
 
 
 def _spec(name: str, sizes: tuple[int, int, int], labels: tuple[str, ...]) -> Spec:

@@ -21,7 +21,6 @@ from hedgerow.io.data.sources import Source
 
 BEARING_LABELS = ("normal", "outer", "inner")
 """Healthy; a fault of the outer race; one of the inner race."""
-BEARING_UNIT = "g"
 
 
 @dataclass(frozen=True)

@@ -22,16 +22,8 @@ from hedgerow.io.data.sources import Source
 
 SIDE = 28
 FASHION_LABELS = (
-    "t-shirt",
-    "trousers",
-    "pullover",
-    "dress",
-    "coat",
-    "sandal",
-    "shirt",
-    "sneaker",
-    "bag",
-    "ankle boot",
+    *("t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "trainer", "bag"),
+    "boot",
 )
 DIGIT_LABELS = tuple("0123456789")
 
