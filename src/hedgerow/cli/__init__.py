@@ -33,6 +33,15 @@ EXTRA_OF = {
     "psycopg": "postgresql",
     "pyarrow": "sim",
     "ray": "ray",
+    "paho": "mqtt",
+    "cbor2": "mqtt",
+    "google": "mqtt",
+    "asyncua": "opcua",
+    "pymodbus": "modbus",
+    "av": "video",
+    "sounddevice": "audio",
+    "serial": "serial",
+    "bleak": "ble",
 }
 """Which extra brings a module that the base install does not have."""
 

@@ -1,0 +1,1 @@
+"""What acts on decisions, one file a kind; `base` says what an actuator is."""
