@@ -14,6 +14,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # torch by its exact version, and first: from a range pip may choose gigabytes of GPU libraries.
 TORCH := torch==2.13.0
+# ONNX Runtime with OpenVINO is another onnxruntime: it lies apart, for the one test that uses it.
+OPENVINO := onnxruntime-openvino==1.24.1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PINS := pyproject.toml constraints.txt requirements/nats-server.txt
 
@@ -23,7 +25,7 @@ PINS := pyproject.toml constraints.txt requirements/nats-server.txt
 demo: $(VENV)/.installed-demo
 	$(BIN)/hedgerow demo $(ARGS)
 
-test: $(VENV)/.installed-test
+test: $(VENV)/.installed-test $(VENV)/.installed-openvino
 	@bash tools/system-packages test
 	$(MAKE) check
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(ARGS) # one thread for each of the two
@@ -59,3 +61,7 @@ $(VENV)/.installed-test: $(PINS) | $(BIN)/python
 	$(PIP) -c constraints.txt $(TORCH)
 	$(PIP) -c constraints.txt -e '.[dev]'
 	@touch $(VENV)/.installed-demo $@
+
+$(VENV)/.installed-openvino: | $(VENV)/.installed-test
+	$(PIP) --no-deps --target $(VENV)/openvino $(OPENVINO)
+	@touch $@

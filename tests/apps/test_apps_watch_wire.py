@@ -289,7 +289,7 @@ def test_only_updates_figures_and_decisions_leave_a_watch(tmp_path: Path) -> Non
 
     recorder, watches = asyncio.run(body())
     schema = BUNDLE.manifest.input
-    recordings = {w.identity.public: w._recordings for w in watches}
+    recordings = {w.identity.public: [r for part in w.home.past for r in part] for w in watches}
     kinds: Counter[str] = Counter()
     for stream in map(bytes, recorder.up):
         device = device_of(stream, list(recordings))

@@ -17,7 +17,6 @@ from hedgerow.io.data.buildings import Building
 from hedgerow.io.data.glucose import Person
 from hedgerow.io.data.images import Images
 from hedgerow.io.data.pedestrians import Street
-from hedgerow.serve import agent
 from hedgerow.sim.data_settings import DataSettings
 from hedgerow.sim.folder import FolderSettings
 from hedgerow.sim.partition import Dirichlet, Iid, Natural, Quantity, Shards
@@ -70,7 +69,6 @@ def clothes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_watch_is_cut_as_an_agent_cuts_it(wearers: None) -> None:
-    assert datasets.TRAIN_SHARE == agent.TRAIN_SHARE
     data = federated(DataSettings(), WRIST, seed=0)
     assert data.names == [str(wearer) for wearer in range(1, 11)] and data.classes == 7
     # 28 and 12 samples of each recording, windows of 10 every 5: 4 and 1 of each

@@ -1,6 +1,5 @@
 """Data sets: pinned, converted once, whole when read; and the sensor that plays them."""
 
-import asyncio
 import hashlib
 import io
 import json
@@ -25,7 +24,6 @@ from hedgerow.io import data
 from hedgerow.io.data.cache import install, write
 from hedgerow.io.data.packages import Wheel
 from hedgerow.io.data.sources import members
-from hedgerow.io.sensors.replay import ReplaySensor
 
 MEMBER = "seglearn/data/watch_dataset.npy"
 
@@ -231,89 +229,3 @@ def test_a_split_in_time_loses_and_shares_nothing(lengths: list[int], share: flo
 def test_a_split_of_nothing_is_refused() -> None:
     with pytest.raises(UsageError, match="between 0 and 1"):
         data.split_in_time([], 1.0)
-
-
-class Time:
-    """A clock that runs only while somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.seconds = 100.0
-        self.slept: list[float] = []
-
-    def clock(self) -> float:
-        return self.seconds
-
-    async def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.seconds += seconds
-
-
-def recording(n: int, label: int) -> data.Recording:
-    return data.Recording(np.arange(n * 2, dtype=np.float32).reshape(n, 2), label, "left")
-
-
-def play(sensor: ReplaySensor, count: int) -> list[tuple[float, int, int | None]]:
-    async def run() -> list[tuple[float, int, int | None]]:
-        out = []
-        async for block in sensor.blocks():
-            out.append((block.time_seconds, len(block.samples), block.label))
-            if len(out) == count:
-                break
-        return out
-
-    return asyncio.run(run())
-
-
-def test_replay_keeps_the_recorded_times_at_any_speed() -> None:
-    time = Time()
-    sensor = ReplaySensor(
-        [recording(10, 4), recording(4, 5)], 2.0, time.clock, time.sleep, block=4, speed=10.0
-    )
-    # 2 Hz: blocks at 0, 2, 4 s; the first recording ends at 5 s, the second starts 1 s later.
-    assert play(sensor, 99) == [(0.0, 4, 4), (2.0, 4, 4), (4.0, 2, 4), (6.0, 4, 5)]
-    assert time.slept == pytest.approx([0.2, 0.2, 0.1, 0.3])
-
-
-def test_replay_loops_and_can_hide_labels() -> None:
-    time = Time()
-    sensor = ReplaySensor(
-        [recording(3, 1)],
-        1.0,
-        time.clock,
-        time.sleep,
-        block=2,
-        loop=True,
-        labelled=False,
-        start_seconds=50.0,
-    )
-    assert play(sensor, 5) == [
-        (50.0, 2, None),
-        (52.0, 1, None),
-        (54.0, 2, None),
-        (56.0, 1, None),
-        (58.0, 2, None),
-    ]
-
-
-def test_replay_catches_up_after_a_slow_reader_and_never_waits_at_infinite_speed() -> None:
-    time = Time()
-    sensor = ReplaySensor([recording(6, 0)], 1.0, time.clock, time.sleep, block=2)
-
-    async def run() -> None:
-        async for _ in sensor.blocks():
-            time.seconds += 3.0  # a reader that takes longer than a block lasts
-
-    asyncio.run(run())
-    assert time.slept == [2.0, 0.0, 0.0]
-
-    time = Time()
-    fast = ReplaySensor([recording(6, 0)], 1.0, time.clock, time.sleep, speed=float("inf"))
-    assert len(play(fast, 99)) == 1 and time.slept == [0.0]
-
-
-def test_replay_refuses_settings_that_cannot_be() -> None:
-    time = Time()
-    with pytest.raises(UsageError, match="speed > 0"):
-        ReplaySensor([recording(3, 1)], 1.0, time.clock, time.sleep, speed=0.0)
-    with pytest.raises(UsageError, match="no samples"):
-        ReplaySensor([], 1.0, time.clock, time.sleep)

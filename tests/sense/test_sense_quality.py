@@ -2,6 +2,7 @@
 
 import warnings
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -94,3 +95,38 @@ def test_limits_that_do_not_fit_are_refused() -> None:
         QualityCheck(SCHEMA, QualityLimits(ranges=((0, 1),)))
     with pytest.raises(UsageError, match="saturated_share 0"):
         QualityCheck(SCHEMA, QualityLimits(saturated_share=0))
+
+
+def plain(samples: NDArray[np.float32], share: float) -> Quality:
+    """The slow twin: each rule as it is written down."""
+    names = SCHEMA.channels
+    broken, stuck, saturated = [], [], []
+    for name, row in zip(names, samples, strict=True):
+        at_an_end = max(int((row == row.min()).sum()), int((row == row.max()).sum()))
+        if not np.isfinite(row).all():
+            broken.append(name)
+        elif row.min() == row.max():
+            stuck.append(name)
+        elif share < 1 and at_an_end >= max(3, np.ceil(share * len(row))):
+            saturated.append(name)
+    return Quality(not_finite=tuple(broken), stuck=tuple(stuck), saturated=tuple(saturated))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.8, 1.0])
+@pytest.mark.parametrize("window", [20, 2000])  # judged by sorting, and by comparing
+def test_every_window_is_judged_as_the_rules_say(window: int, share: float) -> None:
+    rng = np.random.default_rng(int(100 * share))
+    schema = msgspec.structs.replace(SCHEMA, window=window, shape=(2, window))
+    check = QualityCheck(schema, QualityLimits(saturated_share=share))
+    seen = set()
+    for _ in range(300):
+        values = rng.integers(1, 8)
+        samples = rng.integers(0, values, (2, window)).astype(np.float32)
+        samples += rng.random((2, window), np.float32) * rng.integers(0, 2, (2, 1))
+        if rng.random() < 0.1:
+            odd = rng.choice(np.array([np.nan, np.inf, -np.inf], np.float32))
+            samples[rng.integers(0, 2), rng.integers(0, window)] = odd
+        quality = check(samples, after_gap=False)
+        assert quality == plain(samples, share)
+        seen.add(quality.usable)
+    assert seen == {True, False}

@@ -13,7 +13,7 @@ from hedgerow.io import data
 from hedgerow.io.data import Recording
 from hedgerow.serve.agent import DeviceAgent
 from hedgerow.serve.device import Outcome
-from hedgerow.serve.settings import DeviceSettings, SensorSettings
+from hedgerow.serve.settings import DeviceSettings
 from hedgerow.wire.messages import Offer
 
 
@@ -44,7 +44,7 @@ def settings(home: Path, wearer: int, join: Path | None) -> DeviceSettings:
         check_in_seconds=2.0,
         report_seconds=0.5,
         personalise_after_seconds=0.0,
-        sensor=SensorSettings(kind="replay", wearer=str(wearer), speed=20.0),
+        sensors=({"kind": "replay", "wearer": str(wearer), "speed": 20.0},),
     )
 
 

@@ -20,7 +20,7 @@ async def decides(home: Path, join: Path | None) -> tuple[DeviceAgent, int]:
     """The agent, and how many windows it keeps."""
     agent = DeviceAgent(settings(home, 1, join))
     async with running_agents(agent):
-        await until(lambda: agent.pipeline.windows >= 20)
+        await until(lambda: agent.windows >= 20)
         assert agent.decision is not None
         assert agent.decision.reason
         assert agent.store.window_count("train") > agent.store.window_count("holdout") > 0

@@ -40,14 +40,14 @@ async def run_through_outage(fleet: Fleet, server: Role, agents: list[HeldAgent]
     early, late = agents
     await until(lambda: early.began == late.began == [1])
     assert server.end() == -signal.SIGKILL
-    before = [agent.pipeline.windows for agent in agents]
+    before = [agent.windows for agent in agents]
     early.go.set()  # done while nobody can be told
     await until(lambda: waiting(early.store) == 1)
     await seconds(OUTAGE_SECONDS)
     assert fleet.shell.state.outcomes == {}
     # It senses and decides all along: about 40 windows a second here, on a busy machine fewer.
     for agent, windows in zip(agents, before, strict=True):
-        assert agent.pipeline.windows > windows + 5 * OUTAGE_SECONDS
+        assert agent.windows > windows + 5 * OUTAGE_SECONDS
         assert agent.decision is not None
     await server.start("NATS at")
     late.go.set()

@@ -6,11 +6,13 @@ import msgspec
 import pytest
 
 from hedgerow.serve.settings import SETTINGS
+from hedgerow.wire.events import EVENT_MESSAGES
 from hedgerow.wire.messages import MESSAGES, Message, kind_of
 from tests.tidy.sources import ROOT
 from tools import commands
 
 DOCS = ROOT / "docs"
+ALL = (*MESSAGES, *EVENT_MESSAGES)
 
 
 def test_the_page_of_commands_is_what_the_commands_say() -> None:
@@ -29,7 +31,7 @@ def test_every_setting_is_explained(settings: type) -> None:
     assert missing == []
 
 
-@pytest.mark.parametrize("message", MESSAGES, ids=kind_of)
+@pytest.mark.parametrize("message", ALL, ids=kind_of)
 def test_every_message_has_a_page_with_an_example_that_decodes(message: type[Message]) -> None:
     page = (DOCS / "messages" / f"{kind_of(message)}.md").read_text("utf-8")
     example = re.search(r"```json\n(.*?)```", page, re.DOTALL)
@@ -43,7 +45,7 @@ def test_every_message_has_a_page_with_an_example_that_decodes(message: type[Mes
 
 def test_no_page_describes_a_message_that_is_not_there() -> None:
     pages = {path.stem for path in (DOCS / "messages").glob("*.md")} - {"index", "envelope"}
-    assert pages == {kind_of(message) for message in MESSAGES}
+    assert pages == {kind_of(message) for message in ALL}
 
 
 def test_the_index_of_decisions_lists_each() -> None:

@@ -3,82 +3,23 @@
 import asyncio
 import re
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
 import pytest
 from starlette.applications import Starlette
-from starlette.datastructures import Headers
 from starlette.types import Message
 
 from hedgerow.core.errors import UsageError
 from hedgerow.protocol.view import FleetView
-from hedgerow.web import dashboard
-from hedgerow.web.dashboard import STATIC, Feed, fleet_app, serve_dashboard
+from hedgerow.web import serving
+from hedgerow.web.dashboard import fleet_app, fleet_feed, serve_dashboard
+from hedgerow.web.guard import SECURITY_HEADERS
+from hedgerow.web.serving import STATIC
 from tests.web import fleets
-
-
-class Answer:
-    """An HTTP answer as it comes out of the application."""
-
-    def __init__(self) -> None:
-        self.status = 0
-        self.headers = Headers()
-        self.body = b""
-        self.ended = False
-        self.came = asyncio.Event()
-
-    async def take(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status, self.headers = message["status"], Headers(raw=message["headers"])
-        elif message["type"] == "http.response.body":
-            self.body += message.get("body", b"")
-            self.ended = not message.get("more_body", False)
-        self.came.set()
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(30):
-            while not condition():
-                await self.came.wait()
-                self.came.clear()
-
-    def events(self) -> list[FleetView]:
-        data = re.findall(rb"^data: (.*)$", self.body, re.MULTILINE)
-        return [msgspec.json.decode(item, type=FleetView) for item in data]
-
-
-def scope(path: str, method: str = "GET", **headers: str) -> dict[str, object]:
-    named = {"host": "localhost"} | {k.replace("_", "-"): v for k, v in headers.items()}
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.4"},
-        "http_version": "1.1",
-        "method": method,
-        "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
-        "root_path": "",
-        "query_string": b"",
-        "headers": [(k.encode(), v.encode()) for k, v in named.items()],
-        "client": ("127.0.0.1", 50000),
-        "server": ("127.0.0.1", 80),
-    }
-
-
-def get(app: Starlette, path: str, method: str = "GET", **headers: str) -> Answer:
-    async def ask() -> Answer:
-        answer = Answer()
-
-        async def nothing_more() -> Message:
-            return {"type": "http.request", "body": b"", "more_body": False}
-
-        await app(scope(path, method, **headers), nothing_more, answer.take)
-        return answer
-
-    return asyncio.run(ask())
+from tests.web.asgi import Answer, get, scope
 
 
 @asynccontextmanager
@@ -125,7 +66,7 @@ def test_every_route_answers_with_its_type_and_the_policy(path: str, kind: str) 
 
 
 def test_the_policy_allows_nothing_inline_and_no_other_host() -> None:
-    policy = dashboard.SECURITY_HEADERS["Content-Security-Policy"]
+    policy = SECURITY_HEADERS["Content-Security-Policy"]
     assert "unsafe" not in policy
     assert ":" not in policy
     assert "require-trusted-types-for 'script'" in policy
@@ -195,7 +136,7 @@ def test_the_feed_looks_at_most_five_times_a_second_and_counts_changes() -> None
         looks.append(1)
         return view
 
-    feed = Feed(snapshot)
+    feed = fleet_feed(snapshot)
     number, body = feed.current(10.0)
     assert msgspec.json.decode(body, type=FleetView).devices == view.devices
     view.round = 8
@@ -210,7 +151,7 @@ def test_the_feed_looks_at_most_five_times_a_second_and_counts_changes() -> None
 
 def test_the_clock_alone_is_news_once_a_second() -> None:
     view = fleets.running()
-    feed = Feed(lambda: view)
+    feed = fleet_feed(lambda: view)
     numbers = []
     for look, seconds in enumerate([4.0, 4.2, 4.9, 5.0, 5.3]):
         view.seconds = seconds
@@ -226,7 +167,7 @@ def test_a_stream_starts_with_the_fleet_and_goes_on_with_changes_only() -> None:
             await answer.until(lambda: len(answer.events()) == 1)
             assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
             assert answer.headers["cache-control"] == "no-store"
-            await asyncio.sleep(3 * dashboard.EVENT_SECONDS)
+            await asyncio.sleep(3 * serving.EVENT_SECONDS)
             assert len(answer.events()) == 1
             view.round = 8
             await answer.until(lambda: len(answer.events()) == 2)
@@ -239,7 +180,7 @@ def test_a_stream_starts_with_the_fleet_and_goes_on_with_changes_only() -> None:
 
 
 def test_a_quiet_stream_is_kept_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dashboard, "KEEP_ALIVE_SECONDS", 0.0)
+    monkeypatch.setattr(serving, "KEEP_ALIVE_SECONDS", 0.0)
 
     async def scenario() -> None:
         async with listening(app_of(fleets.running())) as (answer, _):
@@ -249,7 +190,7 @@ def test_a_quiet_stream_is_kept_alive(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_listeners_are_bounded_and_a_place_comes_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dashboard, "LISTENERS_MAX", 1)
+    monkeypatch.setattr(serving, "LISTENERS_MAX", 1)
 
     async def scenario() -> None:
         app = app_of(fleets.running())
@@ -266,7 +207,7 @@ def test_listeners_are_bounded_and_a_place_comes_free(monkeypatch: pytest.Monkey
 
 
 def test_a_listener_that_takes_nothing_in_loses_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dashboard, "SEND_SECONDS_MAX", 0.01)
+    monkeypatch.setattr(serving, "SEND_SECONDS_MAX", 0.01)
 
     async def scenario() -> None:
         app = app_of(fleets.running())
@@ -346,25 +287,3 @@ def test_a_taken_port_is_said_in_words() -> None:
                     raise AssertionError("two servers on one port")
 
     asyncio.run(scenario())
-
-
-COLOUR = re.compile(r"--([\w-]+): #([0-9a-f]{6});")
-
-
-def luminance(colour: str) -> float:
-    """Relative luminance of `rrggbb`, by WCAG 2.2."""
-    parts = [int(colour[at : at + 2], 16) / 255 for at in (0, 2, 4)]
-    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_colour_has_the_contrast_that_aa_asks_for(scheme: str) -> None:
-    css = Path(STATIC / "fleet.css").read_text()
-    light, dark = css.split("@media (prefers-color-scheme: dark)", 1)
-    colours = dict(COLOUR.findall(light if scheme == "light" else dark))
-    texts = ["ink", "soft", "leaf", "hip", "ochre", "bramble"]
-    pairs = [(text, ground) for text in texts for ground in ("paper", "sheet")]
-    for text, ground in [*pairs, ("ink", "leaf-pale"), ("hip", "leaf-pale")]:
-        dim, bright = sorted([luminance(colours[text]), luminance(colours[ground])])
-        assert (bright + 0.05) / (dim + 0.05) >= 4.5, (text, ground)

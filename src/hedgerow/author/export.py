@@ -12,7 +12,7 @@ from onnx import TensorProto
 from torch import nn
 
 from hedgerow.author import graphs
-from hedgerow.author.quantise import quantised_graph, ranges_graph
+from hedgerow.author.quantise import int8_evidence, quantised_graph, ranges_graph
 from hedgerow.author.spec import Spec
 from hedgerow.author.widths import narrower
 from hedgerow.core.errors import UsageError
@@ -34,8 +34,15 @@ _NOISE_SAMPLES = 64
 _BIAS_SAMPLES = 16
 
 
-def export(spec: Spec) -> Bundle:
+Evaluation = tuple[NDArray[np.float32], NDArray[np.int64] | None]
+
+
+def export(spec: Spec, evaluation: Evaluation | None = None) -> Bundle:
     """Compile a model.
+
+    What int8 costs is measured on `evaluation`, inputs `[n, *input.shape]` and for a classifier
+    their labels `[n]`, or else on the calibration samples, and written into the manifest: devices
+    take int8 by themselves where it holds. Of noise nothing can be said.
 
     Raises:
         UsageError: something in the model cannot be compiled; the message names it.
@@ -83,7 +90,14 @@ def export(spec: Spec) -> Bundle:
     )
     bare = Bundle.build(manifest, files, weights)
     ranges = tuple(measure(bare, layout.unflatten(weights), samples))
-    return Bundle.build(msgspec.structs.replace(manifest, ranges=ranges), files, weights)
+    ranged = msgspec.structs.replace(manifest, ranges=ranges)
+    evaluation = spec.evaluation if evaluation is None else evaluation
+    if evaluation is None and spec.calibration is not None:
+        evaluation = samples, None
+    if evaluation is not None:
+        evidence = int8_evidence(Bundle.build(ranged, files, weights), *evaluation)
+        ranged = msgspec.structs.replace(ranged, int8=evidence)
+    return Bundle.build(ranged, files, weights)
 
 
 def _narrow_files(width: float, part: Spec) -> dict[str, bytes]:

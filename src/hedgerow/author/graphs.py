@@ -126,13 +126,38 @@ def losses(spec: Spec) -> Loss:
     def cross_entropy(out: Tensor, y: Tensor) -> Tensor:
         # One-hot by comparison: its derivative needs no scatter.
         hot = (y.unsqueeze(-1) == torch.arange(spec.output.size)).to(out.dtype)
-        return -(hot * torch.log_softmax(out, -1)).sum(-1)
+        loss: Tensor = _CrossEntropy.apply(out, hot)
+        return loss
 
     def squared_error(out: Tensor, y: Tensor) -> Tensor:
         difference = out.flatten(1) - y.flatten(1)
         return (difference * difference).mean(-1)
 
     return cross_entropy if spec.output.task == "classification" else squared_error
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """−Σ hot · log softmax(out) `[B]` of `out` and `hot` `[B, classes]`, `hot` adding up to 1.
+
+    Its derivative is softmax(out) − hot; what follows from the formula step by step is the same
+    with more passes over the data.
+    """
+
+    @staticmethod
+    def forward(out: Tensor, hot: Tensor) -> Tensor:
+        """`[B]`."""
+        return -(hot * torch.log_softmax(out, -1)).sum(-1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        """What the derivative needs."""
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Of `out`."""
+        out, hot = ctx.saved_tensors
+        return gradient.unsqueeze(-1) * (torch.log_softmax(out, -1).exp() - hot), None
 
 
 def _examples(spec: Spec, size: int) -> list[Tensor]:

@@ -1,4 +1,6 @@
-"""The int8 inference graph (QDQ, kernels per channel), and the one that measures its ranges."""
+"""The int8 inference graph (QDQ, kernels per channel), the one that measures its ranges, and what
+int8 costs.
+"""
 
 import logging
 import tempfile
@@ -18,8 +20,11 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
+from hedgerow.core.errors import UsageError
 from hedgerow.core.layout import Layout
-from hedgerow.model.bundle import QuantisedActivation, QuantisedTensor
+from hedgerow.model.bundle import Bundle, QuantisedActivation, QuantisedTensor
+from hedgerow.model.precision import Int8Evidence, compare
+from hedgerow.model.predictor import Predictor
 
 _SHAPES = {"ranges_all": -1, "ranges_axis": 0}
 _OPERATORS = ["Conv", "Gemm", "MatMul", "Relu", "Add", "MaxPool"]
@@ -56,6 +61,26 @@ def quantised_graph(
     finally:
         logger.setLevel(level)
     return model.SerializeToString(), _recipe(model, layout), _activations(model)
+
+
+def int8_evidence(
+    bundle: Bundle, x: NDArray[np.float32], labels: NDArray[np.int64] | None = None
+) -> Int8Evidence:
+    """What int8 costs this bundle with the weights it carries, on inputs `x [n, *shape]`.
+
+    `labels [n]`, where a classifier's right answers are known.
+
+    Raises:
+        UsageError: the inputs or labels do not fit.
+    """
+    shape = bundle.manifest.input.shape
+    if x.shape[1:] != shape or (labels is not None and labels.shape != (len(x),)):
+        given = "none" if labels is None else labels.shape
+        raise UsageError(
+            f"evaluation has inputs {x.shape} and labels {given}; wanted (n, *{shape}) and (n,)"
+        )
+    exact, small = (Predictor(bundle, precision=kind)(x) for kind in ("float32", "int8"))
+    return compare(exact, small, bundle.manifest.output.task, labels)
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]

@@ -35,7 +35,8 @@ class Spec:
     stay on the device. `calibration` is a sample `[n, *input.shape]` of real inputs for int8.
     Dropout is compiled away: what a bundle computes is a function of its inputs. For devices that
     cannot afford it all, `build(width)` makes the module with that share of its channels, and the
-    bundle gets a form for each of `widths` (`hedgerow.author.widths`).
+    bundle gets a form for each of `widths` (`hedgerow.author.widths`). `evaluation`: inputs held
+    out, and for a classifier their labels, that int8 is measured on.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Spec:
     private: tuple[str, ...] = ()
     decide: dict[str, float] = field(default_factory=dict)
     calibration: NDArray[np.float32] | None = None
+    evaluation: tuple[NDArray[np.float32], NDArray[np.int64] | None] | None = None
     build: Callable[[float], nn.Module] | None = None
     widths: tuple[float, ...] = ()
 

@@ -17,7 +17,6 @@ from hedgerow.core.schema import LocalPlan
 from hedgerow.io import data
 from hedgerow.model.bundle import Bundle
 from hedgerow.model.predictor import Predictor
-from hedgerow.serve.agent import TRAIN_SHARE
 from hedgerow.serve.apps import app_bundle
 from hedgerow.serve.learning import LocalTrainer, evaluate
 from hedgerow.serve.windows import WindowSet, windows_of
@@ -61,7 +60,7 @@ def measure(task: Task) -> Accuracies:
 
 
 def _window_sets(wearer: int, bundle: Bundle) -> tuple[WindowSet, WindowSet]:
-    first, rest = data.split_in_time(data.load_wearer(wearer), TRAIN_SHARE)
+    first, rest = data.split_in_time(data.load_wearer(wearer), data.TRAIN_SHARE)
     schema = bundle.manifest.input
     return windows_of(first, schema), windows_of(rest, schema)
 

@@ -47,8 +47,6 @@ from hedgerow.sim.skew import Drifting, FeatureSkew
 GREY_MEAN = {"fashion": 0.286, "digits": 0.131}
 GREY_SCALE = {"fashion": 0.353, "digits": 0.308}
 """The customary ones; a grey value v from 0 to 1 becomes (v − mean) / scale."""
-TRAIN_SHARE = 0.7
-"""Of each recording and each series; an agent learns from the same share."""
 DIGITS_TEST_SHARE = 0.2
 BEARING_RATE_HZ = 48_828.0
 GLUCOSE_SECONDS = 300
@@ -190,7 +188,7 @@ def _watch(schema: InputSchema, seed: int) -> Pool:
     early: list[WindowSet] = []
     late: list[WindowSet] = []
     for wearer in store.WATCH_WEARERS:
-        first, rest = store.split_in_time(store.load_wearer(wearer), TRAIN_SHARE)
+        first, rest = store.split_in_time(store.load_wearer(wearer), store.TRAIN_SHARE)
         early.append(windows_of(first, schema))
         late.append(windows_of(rest, schema))
     (train, groups), (own, own_groups) = (
@@ -304,7 +302,7 @@ def _windows(
     for late in (False, True):
         x, y, groups = [], [], []
         for part in parts:
-            cut_at = int(TRAIN_SHARE * len(part.samples))
+            cut_at = int(store.TRAIN_SHARE * len(part.samples))
             samples = part.samples[cut_at:] if late else part.samples[:cut_at]
             windows = _every_window(samples, schema)
             x.append(features(windows, schema))
@@ -335,7 +333,7 @@ def _forecasts(
     for late in (False, True):
         x, y, groups = [], [], []
         for group, values in enumerate(series.values()):
-            cut_at = int(TRAIN_SHARE * len(values))
+            cut_at = int(store.TRAIN_SHARE * len(values))
             part = (values[cut_at:] if late else values[:cut_at])[:, chosen]
             windows = _every_window(part[: len(part) - ahead], schema)
             answers = part[schema.window - 1 + ahead :: schema.hop, :1][: len(windows)]

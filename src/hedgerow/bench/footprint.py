@@ -82,6 +82,7 @@ async def _agent(
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "hedgerow", "device", "--wearer", "1", "--state", str(state)),
+        *("--set", "console.enabled=false"),  # the page is an extra
         *([] if join is None else ["--join", str(join)]),
         stdout=asyncio.subprocess.DEVNULL,
         preexec_fn=ends_with_parent(),

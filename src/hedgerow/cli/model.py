@@ -81,7 +81,9 @@ def check_command(path: Path, factory: str, seed: int, as_json: bool) -> None:
 
 
 def _summary(bundle: "Bundle") -> dict[str, object]:
-    manifest = bundle.manifest
+    from hedgerow.model.precision import Int8Evidence
+
+    manifest, int8 = bundle.manifest, bundle.manifest.int8
     return {
         "name": manifest.name,
         "version": manifest.version,
@@ -93,6 +95,7 @@ def _summary(bundle: "Bundle") -> dict[str, object]:
         "parameters": manifest.layout.size,
         "parameters_shared": manifest.layout.shared_size,
         "int8_calibrated_on": manifest.calibration,
+        "int8": int8.words if isinstance(int8, Int8Evidence) else "not measured",
     }
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -10,7 +11,10 @@ from typing import Any, TypeVar
 
 import click
 
+from hedgerow.cli.log_lines import FORMATS, log_formatter
 from hedgerow.core.errors import UsageError
+
+_LOG_FORMAT = "hedgerow.log_format"
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -39,10 +43,24 @@ def role_options(function: F) -> F:
                 help="One setting by its dotted name, as rounds.cohort=5; may be repeated.",
             ),
             click.option("-v", "--verbose", is_flag=True, help="Log what happens."),
+            click.option(
+                "--log-format",
+                type=click.Choice(FORMATS),
+                default="human",
+                show_default=True,
+                envvar="HEDGEROW_LOG_FORMAT",
+                expose_value=False,
+                callback=_keep_log_format,
+                help="Log lines for people, or one JSON object a line.",
+            ),
         ]
     ):
         function = option(function)
     return function
+
+
+def _keep_log_format(context: click.Context, parameter: click.Parameter, value: str) -> None:
+    context.meta[_LOG_FORMAT] = value
 
 
 def flags_of(pairs: tuple[str, ...], **named: Any) -> dict[str, Any]:
@@ -57,11 +75,12 @@ def flags_of(pairs: tuple[str, ...], **named: Any) -> dict[str, Any]:
 
 
 def start_logging(verbose: bool) -> None:
-    """Log lines on standard error: warnings, or with `verbose` everything."""
-    level = logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(
-        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    """Log lines on standard error: warnings, or with `verbose` everything; see `--log-format`."""
+    context = click.get_current_context(silent=True)
+    format = FORMATS[0] if context is None else context.meta.get(_LOG_FORMAT, FORMATS[0])
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(log_formatter(format, sys.stderr, os.environ))
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
 
 
 def run_until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:

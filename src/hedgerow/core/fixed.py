@@ -21,7 +21,10 @@ TERMS_MAX = 1 << 20
 """Most terms one sum may have."""
 
 Fixed = NDArray[np.int64]
-_EXACT = float(1 << 53)
+_LIFT = 1.5 * float(1 << 52)
+"""From 2⁵² to 2⁵³ float64 numbers are one apart: adding this rounds, ties to even, and the bits of
+the sum, read as an integer, are those of `_LIFT` and the rounded number added up."""
+_LIFT_BITS = int(np.float64(_LIFT).view(np.int64))
 _ABOVE = 1.001
 """More than rounding takes: what is added to a square, itself a square, never makes it less."""
 _BLOCK = 1 << 16
@@ -57,24 +60,25 @@ def fixed_sum(
     Rows that `to_fixed` would refuse are left out; which are in is the second answer, `[K]`.
     """
     weighing = np.array(weights, np.float64)
-    good = np.zeros(len(values), np.bool_)
+    tops = _tops(values, weighing)
+    good: NDArray[np.bool_] = tops <= MAGNITUDE_MAX  # not so for NaN
+    if not good.all():
+        values, weighing = values[good], weighing[good]
+    factors = (weighing * ONE)[:, None]  # a power of two more changes no digit
     total = np.zeros(values.shape[1], np.int64)
     height = max(1, _BLOCK // max(len(total), 1))
-    buffer = np.empty((height, len(total)))
+    scaled = np.empty((min(height, len(values)), len(total)))
+    bits, part = scaled.view(np.int64), np.empty_like(total)
     for low in range(0, len(values), height):
-        rows, weighs = values[low : low + height], weighing[low : low + height]
-        tops = _tops(rows, weighs)
-        fits = good[low : low + height] = tops <= MAGNITUDE_MAX  # not so for NaN
-        if not fits.all():
-            rows, weighs, tops = rows[fits], weighs[fits], tops[fits]
-        scaled = buffer[: len(rows)]
-        scaled[...] = rows
-        scaled *= (weighs * ONE)[:, None]  # a power of two more changes no digit
-        np.rint(scaled, out=scaled)
-        # Below 2⁵³ whole numbers are exact in float64 too, and so is their sum.
-        exact = tops.sum() * ONE + len(tops) < _EXACT
-        part = scaled.sum(axis=0) if exact else scaled.astype(np.int64).sum(axis=0)
-        total += part.astype(np.int64)
+        rows = values[low : low + height]
+        count = len(rows)
+        lifted = scaled[:count]
+        lifted[...] = rows
+        lifted *= factors[low : low + height]
+        lifted += _LIFT
+        total += np.add.reduce(bits[:count], axis=0, out=part)
+    lifts = (_LIFT_BITS * len(values) + (1 << 63)) % (1 << 64) - (1 << 63)
+    total -= np.int64(lifts)  # modulo 2⁶⁴, as the additions were
     return total, good
 
 

@@ -16,8 +16,11 @@ def probabilities(logits: Array) -> list[float]:
     """
     row = logits.tolist()
     top = max(row)
-    parts = [math.exp(value - top) for value in row]
-    total = sum(parts)
+    parts, total = [], 0.0
+    for value in row:  # a comprehension is a call of its own in Python 3.11
+        part = math.exp(value - top)
+        parts.append(part)
+        total += part
     return [part / total for part in parts]
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from hedgerow.core.errors import UsageError
 from hedgerow.decide.decision import Cause, Decision, count_windows
 from hedgerow.model.bundle import Manifest
-from hedgerow.sense.quality import Quality
+from hedgerow.sense.quality import GOOD, Quality
 
 _AnyRule = TypeVar("_AnyRule", "Rule", "Band")
 Numbers = Sequence[float] | NDArray[np.float32]
@@ -192,7 +192,7 @@ def decide(
         state = RuleState(since_seconds=time_seconds)
     cause: Cause
     detail: tuple[str | float, ...]
-    usable = quality.usable and math.isfinite(sum(values))
+    usable = (quality is GOOD or quality.usable) and math.isfinite(sum(values))
     if usable:
         state, cause, detail = _weigh(rule, state, values, time_seconds)
     else:
@@ -219,10 +219,13 @@ def _weigh(
     """One usable window against what held before it."""
     smoothed: tuple[float, ...] = ()
     if rule.smoothing > 0:
-        past = rule.smoothing
         if state.smoothed:
-            pairs = zip(state.smoothed, values, strict=True)
-            values = [past * old + (1 - past) * new for old, new in pairs]
+            past, present = rule.smoothing, 1 - rule.smoothing
+            mixed = []
+            for old, new in zip(state.smoothed, values, strict=True):
+                # In Python 3.11 a comprehension is a call of its own, and this is the hot path.
+                mixed.append(past * old + present * new)  # noqa: PERF401
+            values = mixed
         smoothed = tuple(values)
     label = state.label
     verdict = rule.judge(values, label)
@@ -247,10 +250,10 @@ def _weigh(
         cause, detail = "given_up", (label, held, count_windows(weak))
         label, since, held, weak = None, time_seconds, verdict.winner_value, 0
     elif challenger is not None:
-        present = rule.uncertain if label is None else label
+        was = rule.uncertain if label is None else label
         cause, detail = (
             "doubted",
-            (present, challenger, verdict.winner_value, won, rule.hold),
+            (was, challenger, verdict.winner_value, won, rule.hold),
         )
     elif label is None:
         cause, detail = "unsure", (verdict.winner, held)

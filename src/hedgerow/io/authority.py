@@ -175,7 +175,7 @@ class Authority:
             {
                 "mem_storage": 64 * 2**20,
                 "disk_storage": disk_bytes_max,
-                "streams": 2,
+                "streams": 3,
                 "consumer": 64,
             }
         )

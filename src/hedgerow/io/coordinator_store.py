@@ -155,7 +155,7 @@ class CoordinatorStore:
 
     def add_device(self, device: DeviceRow) -> bool:
         """Remember an enrolled device; False, and nothing changes, when its id is known."""
-        with self._connection() as connection:
+        with self.connection() as connection:
             if self.device(device.id) is not None:
                 return False
             connection.execute(
@@ -180,7 +180,7 @@ class CoordinatorStore:
 
     def set_revoked(self, device_id: str, revoked: bool) -> bool:
         """Mark a device; whether it is known. `Authority.revoke` is what keeps it out."""
-        with self._connection() as connection:
+        with self.connection() as connection:
             result = connection.execute(
                 sa.update(_devices).where(_devices.c.id == device_id).values(revoked=revoked)
             )
@@ -195,7 +195,7 @@ class CoordinatorStore:
         if not rounds:
             return
         old = sa.delete(_settled).where(_settled.c.device == sa.bindparam("one"))
-        with self._connection() as connection:
+        with self.connection() as connection:
             connection.execute(old, [{"one": device} for device in rounds])
             connection.execute(
                 sa.insert(_settled),
@@ -216,7 +216,7 @@ class CoordinatorStore:
             "outcome": round_.outcome,
             "metrics": {k: v if math.isfinite(v) else None for k, v in round_.metrics.items()},
         }
-        with self._connection() as connection:
+        with self.connection() as connection:
             changed = connection.execute(
                 sa.update(_rounds).where(_rounds.c.number == round_.number).values(values)
             )
@@ -244,7 +244,7 @@ class CoordinatorStore:
         """
         newest = sa.select(sa.func.max(_models.c.version)).scalar_subquery()
         old = (_models.c.round < before_number) & (_models.c.version < newest)
-        with self._connection() as connection:
+        with self.connection() as connection:
             connection.execute(sa.delete(_models).where(old))
             query = sa.delete(_rounds).where(_rounds.c.number < before_number)
             return connection.execute(query).rowcount
@@ -253,7 +253,7 @@ class CoordinatorStore:
 
     def add_model(self, model: ModelRow, weights: bytes) -> None:
         """Keep a version; the same again changes nothing, another hash raises UsageError."""
-        with self._connection() as connection:
+        with self.connection() as connection:
             known = self.model(model.version)
             if known is not None:
                 if known.sha256 != model.sha256:
@@ -293,7 +293,7 @@ class CoordinatorStore:
 
     def forget_weights(self, before_version: int) -> int:
         """Free the bytes of older versions, whose rows stay; how many versions that were."""
-        with self._connection() as connection:
+        with self.connection() as connection:
             old = (_models.c.version < before_version) & _models.c.weights.is_not(None)
             return connection.execute(sa.update(_models).where(old).values(weights=None)).rowcount
 
@@ -306,26 +306,27 @@ class CoordinatorStore:
 
     def set_fact(self, key: str, value: bytes | None) -> None:
         """Keep `value` under `key`; None deletes."""
-        with self._connection() as connection:
+        with self.connection() as connection:
             connection.execute(sa.delete(_facts).where(_facts.c.key == key))
             if value is not None:
                 connection.execute(sa.insert(_facts).values(key=key, value=value))
 
     @contextlib.contextmanager
-    def _connection(self) -> Iterator[sa.Connection]:
+    def connection(self) -> Iterator[sa.Connection]:
+        """The connection of the transaction that is open, or of one for this block."""
         with self.transaction():
             assert self._current is not None
             yield self._current
 
     def _rows(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
-        with self._connection() as connection:
+        with self.connection() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
 
     def _row(self, query: sa.Select[Any]) -> dict[str, Any] | None:
         return next(iter(self._rows(query)), None)
 
     def _make_tables(self) -> None:
-        with self._connection() as connection:
+        with self.connection() as connection:
             _metadata.create_all(connection)
             version = connection.execute(sa.select(_version.c.version)).scalar()
             if version is None:

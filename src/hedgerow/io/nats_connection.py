@@ -22,7 +22,9 @@ from nats.aio.msg import Msg
 from hedgerow.io import entropy
 from hedgerow.io.authority import Credentials
 from hedgerow.io.links import ByteMeter, LinkDown, MessageRefused, OnState
+from hedgerow.io.surroundings import Egress, NoEgress
 from hedgerow.io.tasks import end
+from hedgerow.io.telling import Told
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ BACKOFF_SECONDS_MAX: Final = 3.0
 PENDING_MESSAGES_MAX: Final = 65_536
 PENDING_BYTES_MAX: Final = 128 * 2**20
 SEND_BUFFER_BYTES_MAX: Final = 32 * 2**20
+SIGNATURE_TEXT_BYTES: Final = 88
 _HEADER_FRAME: Final = len("NATS/1.0\r\n\r\n")
 
 
@@ -48,11 +51,13 @@ class Connection:
         on_state: OnState,
         *,
         answers: bool = True,
+        egress: Egress | None = None,
     ) -> None:
         """`on_up(client)` sets up subscriptions on every new client, before `on_state(True)`.
 
         `answers` False leaves out the inbox, for a login that may not subscribe one. Whoever is in
-        `watchers` is called when the connection breaks.
+        `watchers` is called when the connection breaks. `egress` is told of all that goes out,
+        logins included.
         """
         self.client: Client | None = None
         self.up = asyncio.Event()
@@ -64,6 +69,7 @@ class Connection:
         self.watchers: set[Callable[[], None]] = set()
         self._inbox = f"_INBOX.{credentials.identity.public}"
         self._answers = answers
+        self._egress: Egress = NoEgress() if egress is None else egress
         self._fault = ""
         self._numbers = itertools.count()
         self._waiting: dict[str, asyncio.Future[Msg]] = {}
@@ -93,9 +99,12 @@ class Connection:
             raise LinkDown(f"no connection to {self._url} now; it is retried until it is back")
         return client
 
-    async def publish(self, kind: str, subject: str, data: bytes) -> None:
-        """Hand one message to the network. Raises LinkDown or MessageRefused."""
-        await self._publish(kind, subject, data, "", None)
+    async def publish(self, kind: str, subject: str, data: bytes, told: Told | None = None) -> None:
+        """Hand one message to the network; `told` is how the egress record shows it.
+
+        Raises LinkDown or MessageRefused.
+        """
+        await self._publish(kind, subject, data, "", None, told)
 
     async def request(
         self,
@@ -104,13 +113,14 @@ class Connection:
         data: bytes,
         timeout_seconds: float,
         headers: dict[str, str] | None = None,
+        told: Told | None = None,
     ) -> Msg:
         """Publish and wait for one answer. Raises LinkDown at once when the connection breaks."""
         reply = f"{self._inbox}.answer.{next(self._numbers)}"
         answer: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
         self._waiting[reply] = answer
         try:
-            await self._publish(kind, subject, data, reply, headers)
+            await self._publish(kind, subject, data, reply, headers, told)
             async with asyncio.timeout(timeout_seconds):
                 message = await answer
         except TimeoutError:
@@ -127,7 +137,13 @@ class Connection:
         )
 
     async def _publish(
-        self, kind: str, subject: str, data: bytes, reply: str, headers: dict[str, str] | None
+        self,
+        kind: str,
+        subject: str,
+        data: bytes,
+        reply: str,
+        headers: dict[str, str] | None,
+        told: Told | None,
     ) -> None:
         client = self.require()
         if len(data) > client.max_payload:
@@ -139,7 +155,12 @@ class Connection:
             await client.publish(subject, data, reply, headers)
         except (nats.errors.Error, OSError) as error:
             raise LinkDown(f"sending on {subject} failed: {error}") from error
-        self._meter.up(kind, message_bytes(subject, reply, headers, data))
+        size = message_bytes(subject, reply, headers, data)
+        self._meter.up(kind, size)
+        told = Told(kind, kind, b"") if told is None else told
+        self._egress.left(
+            to=self._url, kind=told.kind, purpose=told.purpose, size=size, digest=told.digest
+        )
 
     async def _run(self, tried: asyncio.Event) -> None:
         backoff = BACKOFF_SECONDS_FIRST
@@ -159,6 +180,12 @@ class Connection:
         gone = asyncio.Event()
         try:
             await self._connect(client, gone)
+            self._egress.left(
+                to=self._url,
+                kind="login",
+                purpose="shows the credential of this device",
+                size=len(self._credentials.jwt) + SIGNATURE_TEXT_BYTES,
+            )
             if self._answers:
                 await client.subscribe(f"{self._inbox}.answer.*", cb=self._answer, **PENDING)
             await self._on_up(client)

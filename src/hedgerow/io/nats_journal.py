@@ -1,4 +1,4 @@
-"""The stream of updates, read as a journal: from any point on, in order, each once.
+"""The streams of updates and of events, read as journals: from any point on, in order, each once.
 
 The server pushes; nothing is acknowledged. The reader says where it wants to begin, which makes a
 restarted coordinator replay its open round. Delivery is checked by the consumer's own numbers: a
@@ -49,9 +49,15 @@ class JournalLimits:
     update_bytes_max: int = MESSAGE_BYTES_MAX
     duplicate_window_seconds: float = 600.0
     blobs_bytes_max: int = 4 * 2**30
+    events_bytes_max: int = 1 * 2**30
+    events_age_seconds_max: float = 14 * 86_400.0
+    # Unread batches of events of one device; then it waits, and its outbox keeps the rest.
+    events_per_device_max: int = 256
 
     async def ensure(self, client: Client, fleet: str, chunk_bytes: int) -> None:
-        """Make the stream `<fleet>-updates` and the store `<fleet>-models`, or change them."""
+        """Make the streams `<fleet>-updates` and `<fleet>-events` and the store `<fleet>-models`,
+        or change them.
+        """
         updates = api.StreamConfig(
             name=f"{fleet}-updates",
             subjects=[f"hedgerow.{fleet}.up.*.update"],
@@ -62,6 +68,20 @@ class JournalLimits:
             max_bytes=self.updates_bytes_max,
             max_age=self.updates_age_seconds_max,
             max_msgs_per_subject=self.updates_per_device_max,
+            max_msg_size=self.update_bytes_max,
+            duplicate_window=self.duplicate_window_seconds,
+            num_replicas=1,
+        )
+        events = api.StreamConfig(
+            name=f"{fleet}-events",
+            subjects=[f"hedgerow.{fleet}.up.*.events"],
+            retention=api.RetentionPolicy.LIMITS,
+            storage=api.StorageType.FILE,
+            discard=api.DiscardPolicy.NEW,
+            discard_new_per_subject=True,
+            max_bytes=self.events_bytes_max,
+            max_age=self.events_age_seconds_max,
+            max_msgs_per_subject=self.events_per_device_max,
             max_msg_size=self.update_bytes_max,
             duplicate_window=self.duplicate_window_seconds,
             num_replicas=1,
@@ -78,7 +98,7 @@ class JournalLimits:
             num_replicas=1,
         )
         manager = client.jetstream()
-        for config in (updates, blobs):
+        for config in (updates, events, blobs):
             try:
                 await manager.update_stream(config)
             except NotFoundError:
@@ -86,11 +106,14 @@ class JournalLimits:
 
 
 class Journal:
-    """One reader of the update stream."""
+    """One reader of a stream; `kind` is what its messages are metered under."""
 
-    def __init__(self, connection: Connection, fleet: str, meter: ByteMeter) -> None:
+    def __init__(
+        self, connection: Connection, stream: str, meter: ByteMeter, kind: str = "update"
+    ) -> None:
         self._connection = connection
-        self._stream = f"{fleet}-updates"
+        self._stream = stream
+        self._kind = kind
         self._meter = meter
         self._queue: deque[Update] = deque()
         self._queue_bytes = 0
@@ -152,7 +175,7 @@ class Journal:
         await self._space.wait()
         if update.sequence < self._next_sequence:  # its successor has delivered it meanwhile
             return
-        self._meter.down("update", size)
+        self._meter.down(self._kind, size)
         self._queue.append(update)
         self._queue_bytes += len(update.data)
         self._next_sequence = update.sequence + 1

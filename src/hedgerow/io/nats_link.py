@@ -1,8 +1,9 @@
 """The star: devices and coordinator over one NATS server or cluster. Shapes in `io.links`.
 
 Subjects of fleet F and device D, whose permissions `io.authority` signs: `hedgerow.F.enrol.D` and
-`.enrolled.D`, `hedgerow.F.up.D.update` (kept in the stream `F-updates`), `hedgerow.F.up.D.note`,
-`hedgerow.F.down.D`, `hedgerow.F.all`; models lie in the object store `F-models`.
+`.enrolled.D`, `hedgerow.F.up.D.update` (kept in the stream `F-updates`), `hedgerow.F.up.D.events`
+(in `F-events`), `hedgerow.F.up.D.note`, `hedgerow.F.down.D`, `hedgerow.F.all`; models lie in the
+object store `F-models`.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ from hedgerow.io.links import (
 )
 from hedgerow.io.nats_connection import PENDING, Connection
 from hedgerow.io.nats_journal import Journal, JournalLimits
+from hedgerow.io.surroundings import Egress
+from hedgerow.io.telling import Told, told
 
 ANSWER_SECONDS_MAX: Final = 30.0
 ENROL_AGAIN_SECONDS: Final = 1.0
@@ -57,13 +60,17 @@ class NatsDeviceLink:
         on_message: OnMessage,
         on_state: OnState,
         meter: ByteMeter,
+        egress: Egress | None = None,
     ) -> None:
+        """`egress` is told of everything that leaves by this link."""
         require_fleet_name(fleet)
         self._device = credentials.identity.public
         self._fleet = fleet
         self._bucket = f"{fleet}-models"
         self._on_message = on_message
-        self._connection = Connection(url, credentials, meter, self._subscribe, on_state)
+        self._connection = Connection(
+            url, credentials, meter, self._subscribe, on_state, egress=egress
+        )
 
     async def connect(self) -> None:
         """See DeviceLink."""
@@ -75,26 +82,33 @@ class NatsDeviceLink:
 
     async def send_note(self, data: bytes) -> None:
         """See DeviceLink."""
-        await self._connection.publish(
-            "note", f"hedgerow.{self._fleet}.up.{self._device}.note", data
-        )
+        subject = f"hedgerow.{self._fleet}.up.{self._device}.note"
+        await self._connection.publish("note", subject, data, told(data))
 
     async def send_update(self, data: bytes, message_id: str) -> None:
         """See DeviceLink."""
+        await self._store("update", "updates", data, message_id)
+
+    async def send_events(self, data: bytes, message_id: str) -> None:
+        """See DeviceLink."""
+        await self._store("events", "events", data, message_id)
+
+    async def _store(self, kind: str, stream: str, data: bytes, message_id: str) -> None:
+        """Return when one of the fleet's streams has it on disk."""
         # The server forgets doubles by this id over the whole stream, whoever sent them. With a
         # digest of the signed message in it, nobody else can use up an id in advance.
-        digest = hashlib.sha256(data).hexdigest()[:32]
+        shown = told(data)
         headers = {
-            "Nats-Msg-Id": f"{message_id}.{digest}",
-            "Nats-Expected-Stream": f"{self._fleet}-updates",
+            "Nats-Msg-Id": f"{message_id}.{shown.digest.hex()[:32]}",
+            "Nats-Expected-Stream": f"{self._fleet}-{stream}",
         }
-        subject = f"hedgerow.{self._fleet}.up.{self._device}.update"
+        subject = f"hedgerow.{self._fleet}.up.{self._device}.{kind}"
         answer = await self._connection.request(
-            "update", subject, data, ANSWER_SECONDS_MAX, headers
+            kind, subject, data, ANSWER_SECONDS_MAX, headers, shown
         )
         if answer.headers is not None and answer.headers.get(_STATUS) == "503":
             raise LinkDown(
-                f"the server keeps no updates of fleet {self._fleet} yet; its coordinator does"
+                f"the server keeps no {stream} of fleet {self._fleet} yet; its coordinator does"
             )
         error = json.loads(answer.data).get("error")
         if error is None:
@@ -103,7 +117,7 @@ class NatsDeviceLink:
             raise MessageRefused(
                 "too_large", f"{len(data)} bytes on {subject}: {error['description']}"
             )
-        raise LinkDown(f"the server could not store an update: {error.get('description')}")
+        raise LinkDown(f"the server could not store {kind}: {error.get('description')}")
 
     async def fetch_blob(self, sha256: str, bytes_max: int) -> bytes:
         """See DeviceLink. One request for the description, one for each MiB."""
@@ -149,6 +163,7 @@ class NatsDeviceLink:
             f"$JS.API.DIRECT.GET.OBJ_{self._bucket}{subject}",
             json.dumps(query).encode("ascii") if query else b"",
             ANSWER_SECONDS_MAX,
+            told=Told("blob", "asks for a model", b""),
         )
         status = None if answer.headers is None else answer.headers.get(_STATUS)
         if status is None:
@@ -172,8 +187,17 @@ class NatsDeviceLink:
 class NatsJoinLink:
     """A `JoinLink`: one enrolment, one connection."""
 
-    def __init__(self, url: str, fleet: str, credentials: Credentials, meter: ByteMeter) -> None:
+    def __init__(
+        self,
+        url: str,
+        fleet: str,
+        credentials: Credentials,
+        meter: ByteMeter,
+        egress: Egress | None = None,
+    ) -> None:
+        """`egress` is told of everything that leaves by this link."""
         require_fleet_name(fleet)
+        self._egress = egress
         self._url = url
         self._fleet = fleet
         self._credentials = credentials
@@ -198,7 +222,9 @@ class NatsJoinLink:
             return
 
         connection = Connection(
-            self._url, self._credentials, self._meter, subscribe, ignore, answers=False
+            *(self._url, self._credentials, self._meter, subscribe, ignore),
+            answers=False,
+            egress=self._egress,
         )
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -207,7 +233,8 @@ class NatsJoinLink:
                     await connection.up.wait()
                     try:
                         await connection.publish(
-                            "join", f"hedgerow.{self._fleet}.enrol.{device}", request
+                            *("join", f"hedgerow.{self._fleet}.enrol.{device}", request),
+                            told(request),
                         )
                     except LinkDown:  # it is going down; waiting lets it, so that it comes back
                         await asyncio.sleep(DOWN_SECONDS)
@@ -257,7 +284,14 @@ class NatsCoordinatorLink:
 
     def updates(self, start_sequence: int) -> AsyncIterator[list[Update]]:
         """See CoordinatorLink."""
-        return Journal(self._connection, self._fleet, self._meter).updates(start_sequence)
+        return Journal(self._connection, f"{self._fleet}-updates", self._meter).updates(
+            start_sequence
+        )
+
+    def events(self, start_sequence: int) -> AsyncIterator[list[Update]]:
+        """See CoordinatorLink."""
+        journal = Journal(self._connection, f"{self._fleet}-events", self._meter, "events")
+        return journal.updates(start_sequence)
 
     async def last_sequence(self) -> int:
         """See CoordinatorLink. Raises LinkDown."""
@@ -271,13 +305,19 @@ class NatsCoordinatorLink:
 
     async def purge_updates(self, before_sequence: int) -> None:
         """See CoordinatorLink. Raises LinkDown."""
-        stream = f"{self._fleet}-updates"
+        await self._purge(f"{self._fleet}-updates", before_sequence)
+
+    async def purge_events(self, before_sequence: int) -> None:
+        """See CoordinatorLink. Raises LinkDown."""
+        await self._purge(f"{self._fleet}-events", before_sequence)
+
+    async def _purge(self, stream: str, before_sequence: int) -> None:
         if before_sequence <= 1:  # the server takes 0 for "everything"
             return
         try:
             await self._connection.require().jetstream().purge_stream(stream, seq=before_sequence)
         except nats.errors.Error as error:
-            raise LinkDown(f"the update stream does not answer: {error!r}") from error
+            raise LinkDown(f"the stream {stream} does not answer: {error!r}") from error
 
     async def send(self, device: str, data: bytes) -> None:
         """See CoordinatorLink."""

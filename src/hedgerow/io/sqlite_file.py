@@ -6,8 +6,10 @@ import fcntl
 import logging
 import os
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from hedgerow.core.errors import UsageError
 
@@ -44,14 +46,16 @@ def make_private(path: Path) -> None:
 
 
 def open_or_begin_anew(
-    path: Path, schema: str, version: int
+    path: Path, schema: str, version: int, migrations: Mapping[int, str] | None = None
 ) -> tuple[sqlite3.Connection, Path | None]:
     """An autocommitting connection to a sound database, and where a damaged one was moved to.
 
-    WAL, synchronous=FULL. Raises UsageError when the file cannot be opened, or has a newer layout.
+    WAL, synchronous=FULL, and what is deleted is overwritten. `migrations[n]` makes layout n + 1 of
+    layout n. Raises UsageError when the file cannot be opened, or has a newer layout.
     """
+    migrations = {} if migrations is None else migrations
     try:
-        return _open(path, schema, version), None
+        return _open(path, schema, version, migrations), None
     except sqlite3.OperationalError as error:
         raise UsageError(f"cannot open the store {path}: {error}") from error
     except sqlite3.DatabaseError as error:
@@ -61,10 +65,33 @@ def open_or_begin_anew(
         source = path.with_name(path.name + companion)
         if source.exists():
             source.replace(aside.with_name(aside.name + companion))
-    return _open(path, schema, version), aside
+    return _open(path, schema, version, migrations), aside
 
 
-def _open(path: Path, schema: str, version: int) -> sqlite3.Connection:
+def open_to_read(path: Path, version: int) -> sqlite3.Connection:
+    """A connection that only reads, beside a process that may be writing.
+
+    Raises UsageError when there is no such file, or one of another layout.
+    """
+    try:
+        db = sqlite3.connect(
+            f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None, timeout=5.0
+        )
+        layout = db.execute("PRAGMA user_version").fetchone()[0]
+    except sqlite3.Error as error:
+        raise UsageError(f"cannot read the store {path}: {error}") from error
+    if layout != version:
+        db.close()
+        raise UsageError(
+            f"the store {path} has layout {layout}, this Hedgerow reads {version}; "
+            f"start the agent of this version once"
+        )
+    return db
+
+
+def _open(
+    path: Path, schema: str, version: int, migrations: Mapping[int, str]
+) -> sqlite3.Connection:
     """A checked connection. Raises sqlite3.DatabaseError when the file is damaged."""
     try:
         make_private(path)
@@ -75,6 +102,7 @@ def _open(path: Path, schema: str, version: int) -> sqlite3.Connection:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA journal_size_limit = 4194304")
+        db.execute("PRAGMA secure_delete = ON")
         found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
             raise sqlite3.DatabaseError(found)
@@ -86,6 +114,9 @@ def _open(path: Path, schema: str, version: int) -> sqlite3.Connection:
             )
         if layout == 0:
             db.executescript(f"BEGIN; {schema} PRAGMA user_version = {version}; COMMIT;")
+        for old in range(layout, version) if layout > 0 else ():
+            log.info("the store %s goes from layout %d to %d", path, old, old + 1)
+            db.executescript(f"BEGIN; {migrations[old]} PRAGMA user_version = {old + 1}; COMMIT;")
     except BaseException:
         db.close()
         raise

@@ -6,8 +6,10 @@ the same way, so they form a block that is drawn and gathered in a few calls how
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,9 @@ from hedgerow.model.samples import Samples, Views
 JOIN_BYTES_MAX = 16 * 1024
 """A batch of one client that is larger is gathered by itself: copying it into a common array first
 would cost more than the calls it saves."""
+
+_DRAWN_MAX = 1 << 19
+"""Numbers that the orders of one block's clients take in all epochs."""
 
 
 def batch_of(samples: int, batch: int) -> int:
@@ -38,33 +43,67 @@ def steps_of(samples: int, batch: int, epochs: float) -> int:
 
 
 class Block:
-    """Clients `low` to `high` of the buffers: equally many samples, the same batches."""
+    """Clients with equally many samples, which take the same batches: some rows of the buffers."""
 
     def __init__(
         self, source: Views, keys: Keys, low: int, samples: int, batch: int, epochs: float
     ) -> None:
+        """They are rows from `low` on."""
         self.source = source
         self.low, self.high = low, low + len(keys)
         self.steps = steps_of(samples, batch, epochs)
         self._keys = keys
         self._samples = samples
         self._size = min(batch, samples)
-        self._left = round(epochs * samples)
-        self._epoch = 0
-        self._start = samples  # nothing drawn yet
+        self._total = round(epochs * samples)
+        self._orders: dict[int, NDArray[np.int64]] = {}
 
-    def next(self) -> NDArray[np.int64]:
-        """Rows of the source for the next batch, `[m, count]`. Called at most `steps` times."""
-        if self._start >= self._samples:
-            self._order = permutations(subkeys(self._keys, self._epoch), self._samples)
-            self._order += self.source.offsets[:, None]
-            self._epoch += 1
-            self._start = 0
-        count = min(self._size, self._samples - self._start, self._left)
-        rows = self._order[:, self._start : self._start + count]
-        self._start += count
-        self._left -= count
-        return rows
+    def rows(self, step: int, low: int, high: int) -> NDArray[np.int64]:
+        """Rows of the source for a step of the clients from row `low` to `high`, `[m, count]`."""
+        first, last = self._span(step)
+        epoch, start = divmod(first, self._samples)
+        order = self._orders.get(epoch)
+        if order is None:
+            if high - low == self.high - self.low:
+                self._orders.clear()  # all of them go on together
+            order = permutations(subkeys(self._keys, epoch), self._samples)
+            order += self.source.offsets[:, None]
+            self._orders[epoch] = order
+        return order[low - self.low : high - self.low, start : start + last - first]
+
+    def seen(self, steps: int) -> int:
+        """How many samples a client has seen after so many steps."""
+        return self._span(steps)[0]
+
+    def _span(self, step: int) -> tuple[int, int]:
+        """Where among all the samples it sees those of a step begin and end."""
+        epoch, place = divmod(step, -(-self._samples // self._size))
+        begun = epoch * self._samples
+        first = min(begun + place * self._size, self._total)
+        return first, min(first + self._size, begun + self._samples, self._total)
+
+
+class Cut(NamedTuple):
+    """Some clients of a block, who are rows `low` to `high` of the buffers now."""
+
+    block: Block
+    low: int
+    high: int
+    begins: int
+    """The row that is row 0 now."""
+
+    def rows(self, step: int) -> NDArray[np.int64]:
+        """Rows of the source for a step, `[m, count]`."""
+        return self.block.rows(step, self.low + self.begins, self.high + self.begins)
+
+
+def cuts_of(blocks: Sequence[Block], low: int, high: int) -> list[Cut]:
+    """What of `blocks`, which are in order, lies in the rows from `low` to `high`."""
+    return [
+        Cut(block, max(block.low, low) - low, min(block.high, high) - low, low)
+        for block in blocks
+        if block.low < high and block.high > low
+    ]
 
 
 def blocks_of(
@@ -84,10 +123,13 @@ def blocks_of(
     for start, high in pairwise(edges):
         samples, low = int(sizes[start]), start
         joins = row_bytes * min(batch, samples) <= JOIN_BYTES_MAX
+        most = max(1, _DRAWN_MAX // (samples * max(1, math.ceil(epochs))))
         for source in _sources(clients[start:high], joins, kind):
-            own = keys[low : low + len(source)]
-            blocks.append(Block(source, own, low, samples, batch, epochs))
-            low += len(source)
+            for first in range(0, len(source), most):
+                part = source[first : first + most] if len(source) > most else source
+                own = keys[low : low + len(part)]
+                blocks.append(Block(part, own, low, samples, batch, epochs))
+                low += len(part)
     return blocks
 
 

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from hedgerow.core.errors import PeerError, UsageError
 from hedgerow.core.layout import Layout, Vector
 from hedgerow.core.schema import InputSchema, LocalPlan, OutputSchema
+from hedgerow.model.precision import Int8Evidence
 from hedgerow.model.widths import (
     WIDTHS_MAX,
     Submodel,
@@ -79,7 +80,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     the int8 activation ranges were measured on: `"samples"`, `"noise"` or, without int8, `""`.
     `ranges` are smallest and largest value of each of `activations`, in their order, measured with
     the weights whose flat vector has the SHA-256 `ranges_weights`: they hold for no others.
-    `widths` are the narrower forms, widest first; not written where there are none.
+    `int8` is what the author found int8 to cost with those weights; not written where nobody
+    looked. `widths` are the narrower forms, widest first; not written where there are none.
     """
 
     format: int = FORMAT
@@ -95,6 +97,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     activations: tuple[QuantisedActivation, ...] = ()
     ranges: tuple[tuple[float, float], ...] = ()
     ranges_weights: str = ""
+    int8: Int8Evidence | msgspec.UnsetType = msgspec.UNSET
     widths: tuple[Width, ...] | msgspec.UnsetType = msgspec.UNSET
     files: dict[str, str] = {}
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnxruntime as ort
@@ -27,6 +28,7 @@ OF_EACH = ("x", "y", "sample_weight")
 _NORM_MIN = np.float32(1e-12)
 _BINDINGS_MAX = 64
 _SEVERAL = "losses of several steps"
+_COMMON, _ANSWER = "common start", "answer"
 
 
 def numbered(name: str, step: int) -> str:
@@ -44,9 +46,23 @@ class Slot:
 
 
 @dataclass(frozen=True)
+class Leaps:
+    """Graphs of as many plain steps as there are slots: `later` starts each client from its own
+    weights, `first`, if there is one, all from the same `[1, P]`, which is cheaper.
+    """
+
+    later: ort.InferenceSession
+    first: ort.InferenceSession | None = None
+
+
+@dataclass(frozen=True)
 class _Bound:
     session: ort.InferenceSession
     bound: ort.IOBinding
+
+    def put(self, name: str, array: NDArray[np.generic]) -> None:
+        """Have an output written into `array`."""
+        self.bound.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
 
 
 class Descent:
@@ -62,34 +78,48 @@ class Descent:
         session: ort.InferenceSession,
         size: int,
         slots: Sequence[Slot],
-        several: ort.InferenceSession | None = None,
+        several: Leaps | None = None,
     ) -> None:
-        """`several` takes as many plain steps as there are `slots`; without it, one is used."""
+        """Without graphs of `several` steps one slot is used."""
         self._session, self._several = session, several
+        # A product with one row is not added up in the order of one with several.
+        rows = slots[0].x.shape[1]
+        self._first = several.first if several is not None and rows > 1 else None
         self.slots = slots
         self._clients, self._size = len(slots[0].x), size
+        self._leapt = np.zeros((len(slots), self._clients), np.float32)
         self._losses = {
-            name: np.zeros(self._clients, np.float32)
-            for name in ("loss", "loss ahead", *(numbered("loss", at) for at in range(len(slots))))
+            "loss": np.zeros(self._clients, np.float32),
+            "loss ahead": np.zeros(self._clients, np.float32),
+            **{numbered("loss", at): losses for at, losses in enumerate(self._leapt)},
         }
         self._arrays: dict[str, NDArray[np.float32]] = {
             "anchor": np.zeros(size, np.float32),
             "zero": np.zeros((1, size), np.float32),
+            _COMMON: np.zeros((1, size), np.float32),
             "rate": np.zeros((), np.float32),
             "pull": np.zeros((), np.float32),
         }
         self._bindings: dict[tuple[int, str, str, str, str], _Bound] = {}
-        self.leaps = False
+        self.leaps = self._together = self.landed = False
+        self._into: Rows | None = None
         self._turn = self._active = 0
 
-    def begin(self, ask: Pass, weights: Rows, own: Rows, shift: NDArray[np.float32] | None) -> None:
+    def begin(
+        self,
+        ask: Pass,
+        weights: Rows,
+        own: Rows,
+        shift: NDArray[np.float32] | None,
+        into: Rows | None = None,
+    ) -> None:
         """Start at `weights [m, P]`. `own [m, P]` is what each is pulled to where `ask` has no
-        anchor; `shift` (`[P]` or `[m, P]`) takes the place of that of `ask`.
+        anchor; `shift` (`[P]` or `[m, P]`) takes the place of that of `ask`; a last leap goes
+        `into [m, P]` at once.
         """
         plan, count = ask.plan, len(weights)
         self._ask, self._turn, self._active = ask, 0, count
-        self._buffer("even")[:count] = weights
-        self._buffer("odd")
+        self._into, self.landed = into, False
         # The graph has one anchor for all, so NumPy pulls where each has its own.
         self._own = own if plan.pull > 0 and ask.anchor is None else None
         self._arrays["anchor"][:] = own[0] if ask.anchor is None else ask.anchor
@@ -111,6 +141,12 @@ class Descent:
         self._arrays["pull"][...] = 0.0 if by_hand else plan.pull
         plain = self._shift == "zero" and not plan.pull and self._frozen is None
         self.leaps = plain and not self._bare and self._several is not None
+        even, _ = self._buffer("even"), self._buffer("odd")
+        self._together = self._first is not None and self.leaps and weights.strides[0] == 0
+        if self._together:
+            self._arrays[_COMMON][:] = weights[0]
+        else:
+            even[:count] = weights
 
     def holds(self, clients: int, batch: int) -> bool:
         """Whether the buffers will do for so many clients and samples a step."""
@@ -119,10 +155,14 @@ class Descent:
 
     def weights(self, low: int, high: int) -> Rows:
         """The current weights of some rows, a view `[high − low, P]`."""
+        if self.landed and self._into is not None:
+            return self._into[low:high]
+        self._part()
         return self._arrays["odd" if self._turn else "even"][low:high]
 
     def step(self, active: int) -> NDArray[np.float32]:
         """Take one step with the first `active` rows; their losses, overwritten by the next."""
+        self._part()
         names = self._sides(active)
         old, new = (self._arrays[name][:active] for name in names)
         if self._bare:
@@ -141,15 +181,26 @@ class Descent:
         self._turn = 1 - self._turn
         return self._losses["loss"][:active]
 
-    def leap(self, active: int) -> NDArray[np.float32]:
-        """Take as many steps as there are slots; their losses `[steps, active]`."""
-        names = self._sides(active)
-        self._call(active, *names, loss=_SEVERAL)
+    def leap(self, active: int, *, last: bool = False) -> NDArray[np.float32]:
+        """Take as many steps as there are slots, the `last` of all rows maybe; their losses
+        `[steps, active]`, overwritten by the next.
+        """
+        if active < self._active:
+            self._part()
+        source, target = self._sides(active)
+        if last and self._into is not None:
+            self.landed, target = True, _ANSWER
+            self._arrays[_ANSWER] = self._into
+        self._call(active, _COMMON if self._together else source, target, loss=_SEVERAL)
+        self._together = False
         self._turn = 1 - self._turn
-        return np.stack([self._losses[name][:active] for name in self._each("loss")])
+        return self._leapt[:, :active]
 
-    def _each(self, *names: str) -> list[str]:
-        return [numbered(name, at) for at in range(len(self.slots)) for name in names]
+    def _part(self) -> None:
+        """Give each client weights of its own, where all are still at the common start."""
+        if self._together:
+            self._arrays["even"][: self._active] = self._arrays[_COMMON]
+            self._together = False
 
     def _sides(self, active: int) -> tuple[str, str]:
         """Where the weights are, and where they go next."""
@@ -248,22 +299,25 @@ class Descent:
             if len(self._bindings) >= _BINDINGS_MAX:
                 self._bindings.clear()
             binding = self._bindings[key] = self._bind(slice(active), source, target, loss)
+        elif target == _ANSWER:
+            binding.put(OUTPUTS[0], self._arrays[_ANSWER])
         binding.session._sess.run_with_iobinding(binding.bound._iobinding, None)
 
     def _bind(self, rows: slice, source: str, target: str, loss: str) -> _Bound:
         arrays = self._arrays
         inputs: dict[str, NDArray[np.generic]] = {
-            "weights": arrays[source][rows],
+            "weights": arrays[source] if source == _COMMON else arrays[source][rows],
             "rate": arrays["rate"],
         }
-        session = self._several if loss == _SEVERAL else self._session
-        assert session is not None
-        losses = {"loss": loss}
+        session, losses = self._session, {"loss": loss}
         if loss == _SEVERAL:
+            leap = self._first if source == _COMMON else self._several and self._several.later
+            assert leap is not None
+            session = leap
             for at, slot in enumerate(self.slots):
                 for name in OF_EACH:
                     inputs[numbered(name, at)] = getattr(slot, name)[rows]
-            losses = {name: name for name in self._each("loss")}
+            losses = {name: name for name in map(partial(numbered, "loss"), range(len(self.slots)))}
         else:
             inputs |= {name: getattr(self.slots[0], name)[rows] for name in OF_EACH}
             inputs |= {"anchor": arrays["anchor"], "pull": arrays["pull"]}
@@ -271,12 +325,12 @@ class Descent:
             inputs["shift"] = shift if self._shift == "zero" else shift[rows]
         outputs: dict[str, NDArray[np.generic]] = {OUTPUTS[0]: arrays[target][rows]}
         outputs |= {name: self._losses[kept][rows] for name, kept in losses.items()}
-        bound = session.io_binding()
+        made = _Bound(session, session.io_binding())
         for name, array in inputs.items():
-            bound.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
+            made.bound.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
         for name, array in outputs.items():
-            bound.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
-        return _Bound(session, bound)
+            made.put(name, array)
+        return made
 
 
 def _norms(rows: Rows, spare: Rows) -> NDArray[np.float32]:

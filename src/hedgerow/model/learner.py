@@ -6,6 +6,7 @@ depends on its own samples, weights and key, never on who else is there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -14,10 +15,11 @@ from numpy.typing import NDArray
 
 from hedgerow.core.errors import UsageError
 from hedgerow.core.layout import Vector
+from hedgerow.core.schema import LocalPlan
 from hedgerow.core.streams import Keys, key_of, mixed
-from hedgerow.model.batches import batch_of
+from hedgerow.model.batches import Block, batch_of, blocks_of, cuts_of
 from hedgerow.model.bundle import TRAIN, Bundle
-from hedgerow.model.descent import INPUTS, OUTPUTS, Descent, Slot
+from hedgerow.model.descent import INPUTS, OUTPUTS, Descent, Leaps, Slot
 from hedgerow.model.passes import Counts, Losses, Pass, Rows, Trained
 from hedgerow.model.samples import Samples, Views, sizes_of
 from hedgerow.model.session import open_session
@@ -38,16 +40,20 @@ class Learner:
         bundle: Bundle,
         *,
         threads: int = 1,
+        together: int = 1 << 30,
         stride: int = 1,
-        unrolled: Callable[[bytes], bytes | None] | None = None,
+        unrolled: Callable[[bytes], Sequence[bytes]] | None = None,
     ) -> None:
-        """`unrolled` makes of the graph one that takes `stride` plain steps, if it can be made."""
+        """`together` clients take their steps at a time. `unrolled` makes of the graph those that
+        take `stride` plain steps, in the order of `Leaps`: one, two, or none.
+        """
         self.bundle = bundle
         self._threads, self._stride, self._unrolled = threads, stride, unrolled
+        self._together = together
         self._session = open_session(bundle.file(TRAIN), threads=threads)
         self._core = self._session._sess
         self._start = bundle.weights
-        self._several: ort.InferenceSession | None = None
+        self._several: Leaps | None = None
         self._descent: Descent | None = None
         self._known: NDArray[np.generic] | None = None
         self._only_loss = ort.RunOptions()
@@ -113,14 +119,35 @@ class Learner:
         for batch in np.unique(batches)[::-1]:
             mine = np.flatnonzero(batches == batch)
             mine = mine[np.argsort(-sizes[mine], kind="stable")]
-            chosen = _chosen(clients, mine)
-            descent = self._buffers(len(mine), int(batch))
-            manifest = self.bundle.manifest
-            group = Group(manifest, descent, ask, chosen, sizes[mine], draws[mine], mine)
-            for block in group.blocks:
-                self._check_labels(block.source.whole.y)
-            group.run(answer, augment, should_stop, tolerant=tolerant)
+            whole = np.array_equal(mine, np.arange(count))
+            chosen, its_keys = _chosen(clients, mine), draws[mine]
+            blocks = self._blocks(plan, chosen, sizes[mine], its_keys, int(batch))
+            for low in range(0, len(mine), self._together):
+                high = min(low + self._together, len(mine))
+                descent = self._buffers(high - low, int(batch))
+                group = Group(
+                    self.bundle.manifest,
+                    descent,
+                    ask,
+                    chosen[low:high],
+                    cuts_of(blocks, low, high),
+                    its_keys[low:high],
+                    slice(low, high) if whole else mine[low:high],
+                    answer,
+                )
+                group.run(augment, should_stop, tolerant=tolerant)
         return answer
+
+    def _blocks(
+        self, plan: LocalPlan, clients: Sequence[Samples], sizes: Counts, keys: Keys, batch: int
+    ) -> list[Block]:
+        manifest = self.bundle.manifest
+        row_bytes = 4 * math.prod(manifest.input.shape)
+        kind = np.dtype(np.int64 if manifest.output.task == "classification" else np.float32)
+        blocks = blocks_of(clients, sizes, keys, batch, plan.epochs, row_bytes, kind)
+        for block in blocks:
+            self._check_labels(block.source.whole.y)
+        return blocks
 
     def losses(self, ask: Losses, clients: Sequence[Samples]) -> NDArray[np.float64]:
         """The mean loss `[K, C]` of each model of `ask.weights [C, P]` on each client's samples.
@@ -241,13 +268,14 @@ class Learner:
             np.zeros((clients, batch), np.float32),
         )
 
-    def _open_several(self) -> ort.InferenceSession | None:
-        """The graph of several steps, made when training begins."""
+    def _open_several(self) -> Leaps | None:
+        """The graphs of several steps, made when training begins."""
         if self._unrolled is not None:
-            graph = self._unrolled(self.bundle.file(TRAIN))
+            graphs = self._unrolled(self.bundle.file(TRAIN))
             self._unrolled = None
-            if graph is not None:
-                self._several = open_session(graph, threads=self._threads)
+            if graphs:
+                opened = [open_session(graph, threads=self._threads) for graph in graphs]
+                self._several = Leaps(*opened)
         return self._several
 
 

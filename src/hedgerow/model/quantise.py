@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hedgerow.core.errors import UsageError
 from hedgerow.core.layout import Vector
-from hedgerow.model.bundle import RANGES, Bundle, QuantisedActivation, QuantisedTensor
+from hedgerow.model.bundle import INFER_INT8, RANGES, Bundle, QuantisedActivation, QuantisedTensor
 from hedgerow.model.session import open_session
 
 Array = NDArray[np.float32]
@@ -62,6 +62,25 @@ def shipped_ranges(bundle: Bundle, weights: Vector) -> Ranges:
             "calibration=, some typical windows [n, *shape], or use precision='float32'"
         )
     return bundle.manifest.ranges
+
+
+def int8_tensors(
+    bundle: Bundle, weights: Vector, tensors: Tensors, x: Array | None, *, threads: int = 1
+) -> dict[str, NDArray[np.generic]]:
+    """Every tensor of `infer.int8.onnx` for these `weights [P]`, float32 as `tensors` by name.
+
+    The ranges of the activations are measured over the windows `x [n, *shape]`, or without them
+    taken from the bundle.
+
+    Raises:
+        UsageError: there is no int8 graph, or the ranges are those of other weights.
+    """
+    bundle.file(INFER_INT8)
+    if x is None:
+        ranges = shipped_ranges(bundle, weights)
+    else:
+        ranges = measure(bundle, tensors, x, threads=threads)
+    return quantise(tensors, bundle.manifest.quantised, bundle.manifest.activations, ranges)
 
 
 def digest(weights: Vector) -> str:

@@ -28,6 +28,7 @@ from hedgerow.protocol.device_state import (
     TimerFired,
     Trained,
     TrainingFailed,
+    TrialChanged,
 )
 from hedgerow.protocol.effects import (
     CancelTimer,
@@ -79,6 +80,7 @@ __all__ = [
     "TimerFired",
     "Trained",
     "TrainingFailed",
+    "TrialChanged",
     "step",
 ]
 
@@ -114,8 +116,8 @@ def _handle(state: DeviceState, event: Event, now: float) -> list[Effect]:
         case FactsChanged(facts):
             state.facts = facts
             return []
-        case Reported(report):
-            return [SendNote(report)] if state.online and not state.sharing_paused else []
+        case Reported(note) | TrialChanged(note):
+            return [SendNote(note)] if state.online and not state.sharing_paused else []
         case PauseSharing(paused):
             return _pause(state, paused, now)
         case TimerFired(name):

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from hedgerow.wire.messages import FromCoordinator, ModelRef, Offer, Report
+from hedgerow.wire.messages import FromCoordinator, ModelRef, Offer, Report, Trial
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,6 +129,13 @@ class Reported:
 
 
 @dataclass(frozen=True, slots=True)
+class TrialChanged:
+    """The trial of a release came a step further, or the coordinator asked how it goes."""
+
+    news: Trial
+
+
+@dataclass(frozen=True, slots=True)
 class PauseSharing:
     """The owner pauses sharing, or resumes it."""
 
@@ -143,5 +150,6 @@ class TimerFired:
 
 
 Event = (LinkUp | LinkDown | Received | Fetched | FetchFailed | Trained | TrainingFailed) | (
-    (Personalised | SamplesChanged | FactsChanged | Reported) | (PauseSharing | TimerFired)
+    (Personalised | SamplesChanged | FactsChanged | Reported)
+    | (TrialChanged | PauseSharing | TimerFired)
 )

@@ -210,6 +210,7 @@ def next_server(shape: Shape, server: Server, sums: Sums, fleet: int) -> Server:
     means = {
         group: mean_in_group(shape.algorithm, shape.layout, part, shape.part(group))
         for group, part in sorted(sums.groups.items())
+        if part.terms  # all of a group's updates may have been left out: not finite, say
     }
     return shape.algorithm.server(server, means, fleet)
 

@@ -11,6 +11,7 @@ and all quotients after them, which costs no bit and lets either half be done at
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -85,13 +86,20 @@ def pack_positions(positions: NDArray[np.int64], size: int) -> bytes:
     if count == 0:
         return b""
     parameter = golomb_parameter(count, size)
-    gaps = np.diff(positions, prepend=-1) - 1
+    gaps = positions.copy()
+    gaps[1:] -= positions[:-1] + 1
     places = np.arange(parameter - 1, -1, -1)
     remainders = np.packbits((gaps[:, None] >> places & 1).astype(np.uint8))
     ends = np.cumsum((gaps >> parameter) + 1)
     unary = np.zeros(int(ends[-1]), np.uint8)
     unary[ends - 1] = 1
     return remainders.tobytes() + np.packbits(unary).tobytes()
+
+
+@functools.lru_cache(maxsize=64)
+def _weights(bits: int) -> NDArray[np.int64]:
+    """What the bits of a number stand for, the highest first."""
+    return 1 << np.arange(bits - 1, -1, -1, dtype=np.int64)
 
 
 def unpack_positions(reader: Reader, count: int, size: int) -> NDArray[np.int64]:
@@ -107,19 +115,21 @@ def unpack_positions(reader: Reader, count: int, size: int) -> NDArray[np.int64]
     flat = np.frombuffer(reader.take(packed_bytes(count, parameter)), np.uint8)
     if spare and int(flat[-1]) & ((1 << spare) - 1):
         raise bad("bits stand behind the last remainder")
-    plane = np.unpackbits(flat, count=count * parameter).reshape(count, parameter)
-    remainders = plane @ (1 << np.arange(parameter - 1, -1, -1, dtype=np.int64))
     longest = count + (size >> parameter)  # bits of the quotients, all gaps being within `size`
     unary = np.unpackbits(np.frombuffer(reader.peek((longest + 7) // 8), np.uint8))
-    ends = np.flatnonzero(unary)
+    ends = unary.nonzero()[0][:count]
     if len(ends) < count:
         raise bad(f"{count} positions were wanted, {len(ends)} came")
-    last = int(ends[count - 1])
-    if unary[last + 1 : last + 1 + (-(last + 1) % 8)].any():
+    last = int(ends[-1])
+    quotients = reader.take(last // 8 + 1)
+    if quotients[-1] & ((1 << (7 - last % 8)) - 1):
         raise bad("bits stand behind the last quotient")
-    reader.take(last // 8 + 1)
-    quotients = np.diff(ends[:count], prepend=-1) - 1
-    positions: NDArray[np.int64] = np.cumsum((quotients << parameter) + remainders + 1) - 1
+    # Σ (gap + 1) − 1 up to each: ends − places is the sum of the quotients.
+    places = np.arange(count)
+    positions: NDArray[np.int64] = (ends - places << parameter) + places
+    if parameter:
+        plane = np.unpackbits(flat, count=count * parameter).reshape(count, parameter)
+        positions += (plane @ _weights(parameter)).cumsum()
     if positions[-1] >= size:
         raise bad(f"position {positions[-1]} came, the vector has {size}")
     return positions

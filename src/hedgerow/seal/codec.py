@@ -31,6 +31,7 @@ from hedgerow.seal.topk import TopK
 
 AnyStage: TypeAlias = TopK | RandomK | LowRank | Float16 | Eden | Ternary | Quantise | Entropy
 STAGES_MAX = 4
+_PLAIN = Plain()
 ORDER = "stages that shorten (topk, random_k, low_rank), then at most one that quantises (float16, \
 eden, ternary, quantise), then entropy"
 
@@ -65,12 +66,15 @@ class Codec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     @property
     def shrinkers(self) -> tuple[Shrinker, ...]:
         """The stages that shorten, in order."""
-        return tuple(stage for stage in self.stages if isinstance(stage, Shrinker))
+        return tuple([stage for stage in self.stages if isinstance(stage, Shrinker)])
 
     @property
     def quantiser(self) -> Quantiser:
         """The stage that quantises, or the plain one."""
-        return next((stage for stage in self.stages if isinstance(stage, Quantiser)), Plain())
+        for stage in self.stages:
+            if isinstance(stage, Quantiser):
+                return stage
+        return _PLAIN
 
     @property
     def entropy(self) -> Entropy | None:
@@ -97,8 +101,9 @@ def encode(codec: Codec, vector: Vector, seed: int, shapes: Shapes = ()) -> byte
         for stage in codec.shrinkers:
             vector, side = stage.shrink(vector, setting)
             parts.append(side)
-        head, symbols = codec.quantiser.quantise(vector, setting)
-    bits = codec.quantiser.symbol_bits
+        quantiser = codec.quantiser
+        head, symbols = quantiser.quantise(vector, setting)
+    bits = quantiser.symbol_bits
     body = codec.entropy.encode(symbols, bits) if codec.entropy else pack(symbols, bits)
     return b"".join([*parts, head, body])
 

@@ -6,6 +6,7 @@ time without allocating, and gives the same numbers.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,9 +49,12 @@ class Featuriser:
     def __init__(self, schema: InputSchema) -> None:
         """Raises UsageError when `schema.shape` cannot hold the features."""
         channels = len(schema.channels)
-        self._mean = np.array(schema.mean, np.float32)[:, None] if schema.mean else None
-        self._factor = 1 / np.array(schema.scale, np.float32)[:, None] if schema.scale else None
+        # As wide as a window: NumPy is quicker where nothing needs to be spread.
+        self._mean = _spread(schema.mean, schema.window) if schema.mean else None
+        self._factor = 1 / _spread(schema.scale, schema.window) if schema.scale else None
         self._per_window = schema.per_window
+        plain = schema.features == "raw" and not schema.per_window and self._mean is None
+        self._only_scaled = self._factor if plain else None  # the shortest way, often taken
         self._spectrum = _Spectrum(schema) if schema.features == "spectrum" else None
         self.columns = schema.window if self._spectrum is None else self._spectrum.bands
         """Numbers for each channel."""
@@ -69,7 +73,9 @@ class Featuriser:
 
     def into(self, window: Array, out: Array) -> None:
         """Writes the features of windows `[..., C, T]` to `out` `[..., C, columns]`."""
-        if self._spectrum is None:
+        if self._only_scaled is not None:
+            np.multiply(window, self._only_scaled, out)
+        elif self._spectrum is None:
             self._standardise(window, out)
         else:
             level = np.empty(window.shape, np.float32)
@@ -92,8 +98,13 @@ class Featuriser:
             np.copyto(out, window)
 
 
+def _spread(values: Sequence[float], width: int) -> Array:
+    """One row for each value, `[C, width]`."""
+    return np.repeat(np.array(values, np.float32)[:, None], width, axis=1)
+
+
 class _Spectrum:
-    """log(1 + power) in equal bands, of each channel.
+    """log(1 + power) in equal bands, of each channel less its mean over the window.
 
     The power of bin k is `|rfft(hann · x)[k]|² / Σ hann²`, so that noise of deviation 1 has power 1
     in every bin whatever the window's length. A band is the mean of its bins; with as many bands
@@ -120,6 +131,8 @@ class _Spectrum:
 
     def into(self, level: Array, out: Array) -> None:
         """Writes the bands of `level` `[..., C, T]` to `out`; `level` is used up."""
+        # An accelerometer's rest value drifts with its temperature and says nothing of vibration.
+        level -= np.add.reduce(level, -1, keepdims=True) / np.float32(level.shape[-1])
         level *= self._hann
         transform = np.fft.rfft(level)
         power = transform.real**2 + transform.imag**2

@@ -23,7 +23,7 @@ _BUFFER_WINDOWS = 5
 """Length of a buffer in windows: a kept window keeps so much memory alive."""
 
 
-class Window(msgspec.Struct, frozen=True, eq=False):
+class Window(msgspec.Struct, frozen=True, eq=False, gc=False):
     """`samples` f32 `[C, T]`, the first of them taken at `start_seconds`.
 
     `samples` is a read-only view, each channel contiguous. It stays as it is for as long as it is
@@ -75,6 +75,22 @@ class Windower:
         Raises:
             UsageError: the block has another shape, or the time is not finite.
         """
+        if not self._take(samples, time_seconds):
+            return []
+        windows = []
+        start, width, end = self._start, self._window, self._end
+        while start + width <= end:
+            part = self._shown[:, start : start + width]
+            quality = self._check(part, after_gap=self._after_gap)
+            began = self._next_seconds - (end - start) * self._period_seconds
+            windows.append(Window(began, part, quality))
+            self._after_gap = False
+            start += self._hop
+        self._start = start
+        return windows
+
+    def _take(self, samples: NDArray[np.float32], time_seconds: float) -> bool:
+        """Samples `[n, C]` into the buffer; whether a window is complete now."""
         shape = samples.shape
         if len(shape) != 2 or shape[1] != self._channels:
             raise UsageError(
@@ -83,37 +99,18 @@ class Windower:
             )
         count = shape[0]
         if count == 0:
-            return []
+            return False
         late = time_seconds - self._next_seconds
         if not -self._tolerance_seconds <= late <= self._tolerance_seconds:
             self._restart(time_seconds, late)
         end = self._end
         if end + count > self._length:
             end = self._renew(count)
-        self._buffer[:, end : end + count] = samples.T
+        self._by_time[end : end + count] = samples
         self._end = end = end + count
         self._next_seconds = time_seconds + count * self._period_seconds
-        if end - self._start < self._window:
-            return []
-        return self._cut(end)
-
-    def _cut(self, end: int) -> list[Window]:
-        """All windows that are complete when the buffer is filled to `end`."""
-        windows = []
-        start, width = self._start, self._window
-        while start + width <= end:
-            samples = self._shown[:, start : start + width]
-            windows.append(
-                Window(
-                    self._next_seconds - (end - start) * self._period_seconds,
-                    samples,
-                    self._check(samples, after_gap=self._after_gap),
-                )
-            )
-            self._after_gap = False
-            start += self._hop
-        self._start = start
-        return windows
+        complete: bool = end - self._start >= self._window
+        return complete
 
     def _restart(self, time_seconds: float, late_seconds: float) -> None:
         """Begins a new stretch at `time_seconds`; what no full window held is let go."""
@@ -145,5 +142,6 @@ class Windower:
     def _new_buffer(self, length: int) -> None:
         self._length = length
         self._buffer = np.empty((self._channels, length), np.float32)
+        self._by_time = self._buffer.T
         self._shown = self._buffer.view()
         self._shown.flags.writeable = False

@@ -25,13 +25,16 @@ from hedgerow.protocol.asking import roll_call
 from hedgerow.seal.codec import estimate
 from hedgerow.serve.effects import Tasks, Timers
 from hedgerow.serve.keeping import Keeper, Made
+from hedgerow.serve.releases import Releases, inbox
 from hedgerow.serve.settings import CoordinatorSettings
 from hedgerow.wire import codec
 from hedgerow.wire.messages import (
+    CheckIn,
     Enrol,
     Enrolled,
     FromCoordinator,
     NotEnrolled,
+    Trial,
     Update,
     kind_of,
 )
@@ -78,6 +81,16 @@ class CoordinatorShell:
         self._timers = Timers(
             asyncio.get_running_loop(), lambda name: self.handle(fleet.TimerFired(name))
         )
+        self.releases = Releases(
+            settings.rollout,
+            inbox(settings.state),
+            bundle,
+            identity,
+            store,
+            self._send,
+            self._put_blob,
+            self.tasks,
+        )
 
     @property
     def weights(self) -> Vector:
@@ -113,6 +126,7 @@ class CoordinatorShell:
             log.info("replaying updates %d to %d of the open round", first, last)
             await self._replay(replayed, last)
         self._began = True
+        await self.releases.start(tuple(self.state.members))
         self.handle(fleet.Started())
 
     async def _replay(self, replayed: asyncio.Future[None], last: int) -> None:
@@ -127,6 +141,7 @@ class CoordinatorShell:
     async def close(self) -> None:
         """Drop timers, tasks and the link; everything that matters is kept already."""
         self._timers.close()
+        self.releases.close()
         await self.tasks.close()
         await self._link.close()
 
@@ -171,7 +186,13 @@ class CoordinatorShell:
             log.warning("refused a message of %s: %s", device, error)
             self.handle(fleet.Refused(device, error.reason))
             return
+        member = device in self.state.members
+        if isinstance(message, Trial) and member:
+            self.releases.heard(device, message)
+            return
         self.handle(fleet.Received(device, message))
+        if isinstance(message, CheckIn) and member:
+            self.releases.seen(device)
 
     async def _consume(self, first: int, last: int, replayed: asyncio.Future[None]) -> None:
         """Read the journal for ever; `replayed` is done when update `last` was handled."""

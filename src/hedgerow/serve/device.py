@@ -5,7 +5,6 @@ go out, then timers are set. Training runs in a thread; the event loop, and so i
 """
 
 import asyncio
-import hashlib
 import logging
 import math
 from collections.abc import Callable
@@ -24,12 +23,21 @@ from hedgerow.io.keys import Identity, verify
 from hedgerow.io.links import DeviceLink, LinkDown, MessageRefused
 from hedgerow.protocol import device as machine
 from hedgerow.protocol import effects as do
-from hedgerow.protocol.patching import apply_patches
 from hedgerow.serve.effects import Tasks, Timers
+from hedgerow.serve.fetching import Models
 from hedgerow.serve.memory import Keeper
 from hedgerow.wire import codec
-from hedgerow.wire.messages import FromDevice, ModelRef, Offer, Patches, kind_of, update_id
-from hedgerow.wire.weights import from_bytes, to_bytes
+from hedgerow.wire.messages import (
+    FromDevice,
+    ModelRef,
+    Offer,
+    Patches,
+    Recall,
+    Release,
+    Trial,
+    kind_of,
+    update_id,
+)
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +85,8 @@ class Hooks:
     told: Callable[[str, dict[str, object]], None]
     learned: Callable[[bytes], None] = lambda memory: None
     """This memory is kept: a round's update is in the outbox, or the last one was in vain."""
+    released: Callable[[Release | Recall], None] = lambda message: None
+    """A release came, or one is taken back: the trial of models is told."""
 
 
 class DeviceShell:
@@ -95,8 +105,8 @@ class DeviceShell:
     ) -> None:
         """`layout` is that of the models that come; without it, patches to them are not used."""
         self.state = state
-        self._layout = layout
         self.store = store
+        self._models = Models(store, lambda: self.state, layout)
         self._memory = Keeper(store)
         self._identity = identity
         self._coordinator = coordinator
@@ -109,7 +119,6 @@ class DeviceShell:
         self._delivering: set[str] = set()
         self._forgotten: list[str] = []
         self._installed: ModelRef | None = None
-        self._fetched: dict[str, bytes] = {}
         self.refused = 0
         self.upload_bytes_per_second = 0.0
         """What the link carried at the last large message; 0: not known yet."""
@@ -131,7 +140,10 @@ class DeviceShell:
             self.refused += 1
             log.warning("refused a message: %s", error)
             return
-        self.handle(machine.Received(message))
+        if isinstance(message, Release | Recall):
+            self._hooks.released(message)
+        else:
+            self.handle(machine.Received(message))
 
     def on_state(self, up: bool) -> None:
         """The link came up or went down."""
@@ -154,6 +166,25 @@ class DeviceShell:
                     self._keep_soft()
             for effect in effects:
                 self._act(effect)
+
+    def say(self, news: Trial) -> None:
+        """Tell the coordinator how a trial goes; what is lost, it asks for again."""
+        self.handle(machine.TrialChanged(news))
+
+    async def fetch_blob(self, sha256: str, bytes_max: int) -> bytes:
+        """A blob of the fleet's. Raises LinkDown, BlobMissing or BlobRefused."""
+        if self._link is None:
+            raise LinkDown("there is no link yet")
+        return await self._link.fetch_blob(sha256, bytes_max)
+
+    def decline(self, reason: str) -> bool:
+        """Refuse the round at hand, whatever its phase; False: there is none."""
+        offer = self.state.offer
+        if offer is None:
+            return False
+        self._stop_training.set()
+        self.handle(machine.TrainingFailed(offer.round, reason))
+        return True
 
     def _timer_fired(self, name: str) -> None:
         if name == SOFT_TIMER:
@@ -304,11 +335,7 @@ class DeviceShell:
     async def _fetch(self, model: ModelRef, patches: Patches | None) -> None:
         assert self._link is not None
         try:
-            data = self.store.blob(model.hash)
-            if data is None and patches is not None:
-                data = await self._patched(self._link, model, patches)
-            if data is None:
-                data = await self._link.fetch_blob(model.hash, model.bytes)
+            data = await self._models.fetch(self._link, model, patches)
         except (LinkDown, PeerError) as error:
             self.handle(machine.FetchFailed(model.hash, str(error)))
         else:
@@ -316,32 +343,10 @@ class DeviceShell:
             self.handle(machine.Fetched(model.hash))
 
     def _hold(self, digest: str, data: bytes) -> None:
-        """Keep what was fetched, beside what is in use and may not be in the store yet."""
-        offer = self.state.offer
-        used = {self.state.model.hash, "" if offer is None else offer.model.hash}
-        self._fetched = {one: blob for one, blob in self._fetched.items() if one in used}
-        self._fetched[digest] = data
+        self._models.hold(digest, data)
 
-    async def _patched(self, link: DeviceLink, model: ModelRef, patches: Patches) -> bytes | None:
-        """The model as patches make it of the installed one; None if that is not what was meant."""
-        installed = self.state.model
-        if self._layout is None or installed.version != patches.since:
-            return None
-        try:
-            held = from_bytes(self._blob(installed.hash))
-            found = [await link.fetch_blob(blob.hash, blob.bytes) for blob in patches.blobs]
-            made = to_bytes(
-                apply_patches(patches.codec, patches.seed, patches.since, held, found, self._layout)
-            )
-        except LinkDown:
-            raise
-        except (HedgerowError, ValueError) as error:
-            log.warning("patches to model %d are of no use: %s", model.version, error)
-            return None
-        if hashlib.sha256(made).hexdigest() != model.hash:
-            log.warning("patches to model %d make another one; it is fetched whole", model.version)
-            return None
-        return made
+    def _blob(self, digest: str) -> bytes:
+        return self._models.blob(digest)
 
     async def _train(self, offer: Offer, stop: Flag) -> None:
         loop = asyncio.get_running_loop()
@@ -379,12 +384,6 @@ class DeviceShell:
                 self._hooks.personalised(model, weights)
         if not stop.is_set():
             self.handle(machine.Personalised())
-
-    def _blob(self, digest: str) -> bytes:
-        data = self._fetched.get(digest) or self.store.blob(digest)
-        if data is None:
-            raise HedgerowError(f"model {digest} is no longer in the store; it is fetched again")
-        return data
 
 
 def encode_model(model: ModelRef) -> bytes:

@@ -16,9 +16,11 @@ from hedgerow.io.coordinator_store import CoordinatorStore
 from hedgerow.io.links import ByteMeter
 from hedgerow.io.nats_link import NatsCoordinatorLink
 from hedgerow.io.nats_server import EmbeddedServer
+from hedgerow.io.tasks import end
 from hedgerow.protocol.view import FleetView
 from hedgerow.serve.apps import app_bundle
 from hedgerow.serve.coordinator import CoordinatorShell
+from hedgerow.serve.events import EventCounter
 from hedgerow.serve.fleet_view import FleetRecorder
 from hedgerow.serve.joining import JoinFile
 from hedgerow.serve.settings import CoordinatorSettings, NatsSettings
@@ -31,9 +33,18 @@ JOIN_FILE = "join.json"
 class Fleet:
     """A running coordinator. Made by `running_fleet`."""
 
-    def __init__(self, shell: CoordinatorShell, recorder: FleetRecorder, url: str) -> None:
+    def __init__(
+        self,
+        shell: CoordinatorShell,
+        recorder: FleetRecorder,
+        events: EventCounter,
+        counting: asyncio.Task[None],
+        url: str,
+    ) -> None:
         self.shell = shell
         self.recorder = recorder
+        self.events = events
+        self._counting = counting
         self.url = url
         self.join_path = shell.settings.state / JOIN_FILE
 
@@ -45,10 +56,11 @@ class Fleet:
         """Until `stop` is set; raises what made the coordinator fail."""
         waiter = asyncio.create_task(stop.wait())
         try:
-            waits: set[asyncio.Future[Any]] = {waiter, self.shell.tasks.failed}
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            if self.shell.tasks.failed.done():
-                self.shell.tasks.failed.result()
+            failing: list[asyncio.Future[Any]] = [self.shell.tasks.failed, self._counting]
+            await asyncio.wait({waiter, *failing}, return_when=asyncio.FIRST_COMPLETED)
+            for future in failing:
+                if future.done():
+                    future.result()
         finally:
             waiter.cancel()
 
@@ -110,7 +122,10 @@ async def running_fleet(settings: CoordinatorSettings) -> AsyncIterator[Fleet]:
         )
         stack.push_async_callback(shell.close)  # from here on there is a link to close
         await shell.start(link)
-        yield Fleet(shell, recorder, url)
+        counter = EventCounter(store, link)
+        counting = asyncio.create_task(counter.run(), name="events")
+        stack.push_async_callback(end, [counting])
+        yield Fleet(shell, recorder, counter, counting, url)
 
 
 def _advertised(nats: NatsSettings) -> str:

@@ -5,6 +5,7 @@ that name the place. Every field is explained in `docs/settings.md`.
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,14 +20,22 @@ from hedgerow.algorithms.fedavg import FedAvg
 from hedgerow.algorithms.selection import AnyPolicy, Budget, Uniform
 from hedgerow.core.errors import UsageError
 from hedgerow.core.schema import LocalPlan
-from hedgerow.io.data import WATCH_WEARERS
+from hedgerow.decide.anomaly import AnomalySettings
+from hedgerow.decide.drift import DriftSettings
 from hedgerow.io.device_store import StoreLimits
+from hedgerow.io.egress import EgressLimits
+from hedgerow.io.energy import EnergySettings
 from hedgerow.protocol.fleet import RoundRules
+from hedgerow.protocol.rollout_state import RolloutRules
+from hedgerow.protocol.trial_rules import TrialRules
 from hedgerow.seal.codec import Codec
+from hedgerow.serve.forwarding import ForwardRules
+from hedgerow.serve.inference.base import InferenceSettings
+from hedgerow.serve.onsite import OnSiteSettings
 from hedgerow.wire.messages import CODECS_MAX, PATCHES_MAX
 
 PREFIX = "HEDGEROW_"
-RESERVED = {"HEDGEROW_DATA", "HEDGEROW_CONFIG"}
+RESERVED = {"HEDGEROW_DATA", "HEDGEROW_CONFIG", "HEDGEROW_LOG_FORMAT"}
 """Variables that are no settings of a role."""
 
 
@@ -38,19 +47,19 @@ def state_directory(role: str) -> Path:
 Port: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 
 
-class SensorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where samples come from: `replay` plays one wearer's recordings, `speed` times real time."""
+class ConsoleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The owner's page on a device. Loopback unless told otherwise; elsewhere a browser is paired.
 
-    kind: Literal["none", "replay"] = "none"
-    wearer: str = ""
-    speed: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    `hosts` are more names the page answers to; `pair` "always" asks for pairing on loopback too.
+    """
 
-    def __post_init__(self) -> None:
-        if self.kind == "replay" and self.wearer not in map(str, WATCH_WEARERS):
-            raise UsageError(
-                f"sensor.wearer is {self.wearer!r}; to replay recordings set it to one of "
-                f"{WATCH_WEARERS[0]} to {WATCH_WEARERS[-1]}"
-            )
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: Port = 8421
+    hosts: tuple[str, ...] = ()
+    pair: Literal["auto", "always"] = "auto"
+    certificate: Path | None = None
+    key: Path | None = None
 
 
 class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -72,7 +81,18 @@ class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     metered: bool = False
     power: Literal["auto", "mains", "battery"] = "auto"
     store: StoreLimits = StoreLimits()
-    sensor: SensorSettings = SensorSettings()
+    sensors: tuple[dict[str, Any], ...] = ()
+    actuators: tuple[dict[str, Any], ...] = ()
+    streams_max: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 4096
+    alert_labels: tuple[str, ...] = ()
+    console: ConsoleSettings = ConsoleSettings()
+    inference: InferenceSettings = InferenceSettings()
+    anomaly: AnomalySettings = AnomalySettings()
+    learning: OnSiteSettings = OnSiteSettings()
+    trial: TrialRules = TrialRules()
+    forward: ForwardRules = ForwardRules()
+    egress: EgressLimits = EgressLimits()
+    energy: EnergySettings = EnergySettings()
 
 
 class DashboardSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -126,6 +146,7 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     algorithm: AnyAlgorithm = FedAvg()
     codec: CodecSettings = CodecSettings()
     selection: AnyPolicy = Uniform()
+    rollout: RolloutRules = RolloutRules()
     plan: LocalPlan | None = None
 
     def __post_init__(self) -> None:
@@ -146,7 +167,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 SETTINGS: tuple[type, ...] = (
     *(DeviceSettings, CoordinatorSettings, ServerSettings),
-    *(StoreLimits, SensorSettings, DashboardSettings, NatsSettings),
+    *(AnomalySettings, DriftSettings, OnSiteSettings),
+    *(StoreLimits, InferenceSettings, TrialRules, RolloutRules, ForwardRules, EnergySettings),
+    *(EgressLimits, ConsoleSettings, DashboardSettings, NatsSettings),
     *(RoundRules, FedAvg, Schedule, Weighting, LocalPlan, CodecSettings, Uniform, Budget),
 )
 
@@ -154,6 +177,8 @@ TAGS = {"algorithm": ("name", "fedavg"), "selection": ("policy", "uniform")}
 """Tables of which there are several kinds: the field that says which, and the usual one."""
 
 S = TypeVar("S", bound=msgspec.Struct)
+_PLACE = re.compile(r"at `\$\.?([^`]*)`")
+_UNKNOWN = re.compile(r"unknown field `([^`]*)`")
 
 
 def load_settings(
@@ -168,14 +193,7 @@ def load_settings(
         UsageError: no such file, not TOML, or a setting that does not fit; says which and what
             was wanted.
     """
-    tree: dict[str, Any] = {}
-    if path is not None:
-        try:
-            tree = tomllib.loads(path.read_text())
-        except OSError as error:
-            raise UsageError(f"cannot read settings {path}: {error.strerror}") from error
-        except tomllib.TOMLDecodeError as error:
-            raise UsageError(f"settings {path} are not TOML: {error}; mend that line") from error
+    text, tree = _read(path)
     for name, value in environment.items():
         if name.startswith(PREFIX) and name not in RESERVED:
             _put(tree, name.removeprefix(PREFIX).lower().split("__"), value)
@@ -189,9 +207,36 @@ def load_settings(
         return msgspec.convert(tree, kind, strict=False, dec_hook=_decode)
     except (msgspec.ValidationError, UsageError) as error:
         source = str(path) if path is not None else "flags and environment"
+        place = line_of(text, str(error))
         raise UsageError(
-            f"settings from {source}: {error}; docs/settings.md lists every setting"
+            f"settings from {source}{place}: {error}; docs/settings.md lists every setting"
         ) from error
+
+
+def line_of(text: str, error: str) -> str:
+    """Where in a TOML text the setting stands that an error names: `", line 7"`, or nothing."""
+    found, unknown = _PLACE.search(error), _UNKNOWN.search(error)
+    path = re.sub(r"\[(\d+)\]", r".\1", found[1]).split(".") if found else []
+    wanted = [part for part in [*path, *([unknown[1]] if unknown else [])] if part]
+    table: list[str] = []
+    counts: dict[str, int] = {}
+    best = 0
+    for number, line in enumerate(text.splitlines(), 1):
+        bare = line.strip()
+        if bare.startswith("[["):
+            name = bare.strip("[] \t")
+            table = [*name.split("."), str(counts.get(name, 0))]
+            counts[name] = counts.get(name, 0) + 1
+            here = table
+        elif bare.startswith("["):
+            here = table = bare.split("#")[0].strip("[] \t").split(".")
+        else:
+            here = [*table, *bare.partition("=")[0].strip().strip("\"'").split(".")]
+        if here and here == wanted[: len(here)] and (len(here) == len(wanted) or not best):
+            best = number
+            if len(here) == len(wanted):
+                break
+    return f", line {best}" if wanted and best else ""
 
 
 def environment() -> Mapping[str, str]:
@@ -199,12 +244,39 @@ def environment() -> Mapping[str, str]:
     return os.environ
 
 
+def _read(path: Path | None) -> tuple[str, dict[str, Any]]:
+    """The text of a settings file and what it says; nothing without a file."""
+    if path is None:
+        return "", {}
+    try:
+        text = path.read_text()
+        return text, tomllib.loads(text)
+    except OSError as error:
+        raise UsageError(f"cannot read settings {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"settings {path} are not TOML: {error}; mend that line") from error
+
+
 def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:
-    for name in path[:-1]:
-        tree = tree.setdefault(name, {})
-        if not isinstance(tree, dict):
-            raise UsageError(f"setting {'.'.join(path)} goes into {name}, which is no table")
-    tree[path[-1]] = value
+    """Set `sensors.0.speed` and the like; a number is a place in a list."""
+    place: Any = tree
+    for name, following in zip(path, [*path[1:], ""], strict=True):
+        last = following == ""
+        fresh: Any = value if last else [] if following.isdecimal() else {}
+        if isinstance(place, list):
+            number = int(name) if name.isdecimal() else -1
+            if not 0 <= number <= len(place):
+                raise UsageError(
+                    f"setting {'.'.join(path)}: {name!r} is no place in a list of {len(place)}"
+                )
+            place += [fresh] if number == len(place) else []
+            place[number] = value if last else place[number]
+            place = place[number]
+        elif isinstance(place, dict):
+            place[name] = value if last else place.get(name, fresh)
+            place = place[name]
+        else:
+            raise UsageError(f"setting {'.'.join(path)} goes into a value, which is no table")
 
 
 def _decode(kind: type, value: Any) -> Any:

@@ -1,7 +1,7 @@
 """The learning engine: trains many clients at once through the bundle's training graph.
 
 Clients go to worker threads a batch at a time; ONNX Runtime and NumPy leave the interpreter's lock
-while they compute. Within a batch everybody steps together (`hedgerow.model.learner`). What a
+while they compute. Within a batch some step together at a time (`hedgerow.model.learner`). What a
 client comes to depends on its data, its key and the model alone, and sums are integers: a round
 has the same bits on one worker or many, and in batches of any size. Memory does not grow with the
 number of clients.
@@ -40,7 +40,7 @@ from hedgerow.sense.augment import augmenter
 from hedgerow.sim.data import FederatedData, Viewed
 from hedgerow.sim.states import ClientStates
 from hedgerow.sim.terms import terms, well
-from hedgerow.sim.unroll import learner_of
+from hedgerow.sim.unroll import abreast, learner_of
 
 Model = Mapping[str, NDArray[np.float32]]
 Answer = TypeVar("Answer")
@@ -48,8 +48,7 @@ _WINDOW = 4096  # clients that are sorted by their number of samples together
 _SCORE_BATCH = 512
 _LOSS_ONE = 1 << 20
 _PRIVATE = "private"
-_NUMBERS = 620_000
-_NUMBERS_SLIDING = 80_000
+_NUMBERS = 1_300_000
 
 
 @dataclass
@@ -86,8 +85,8 @@ class Round:
 class Engine:
     """Trains the clients of `data`. Use as a context manager, or `close` it.
 
-    `workers` threads (None: one for each processor); `together` clients a batch (None: as many as
-    fit a processor's cache); `states` keeps what clients keep (None: in temporary files, made when
+    `workers` threads (None: one for each processor); `together` clients a batch (None: as `clients_together`
+    says); `states` keeps what clients keep (None: in temporary files, made when
     first wanted); `widths [N]` is which form of the bundle each client trains (None: the whole
     model); `learner` makes each worker's learner of a bundle.
     """
@@ -383,9 +382,8 @@ class Engine:
 
 
 def clients_together(bundle: Bundle) -> int:
-    """How many clients a batch, as measured: many small models share what each call costs, until
-    their numbers no longer fit a processor's cache; kernels that slide make many more of those.
+    """How many clients a batch, as measured: what is done once a batch is shared by those of
+    several runs of the graph, as long as their weights take little memory.
     """
-    layout = bundle.manifest.layout
-    slides = any(len(tensor.shape) > 2 for tensor in layout.tensors)
-    return max(1, min(128, (_NUMBERS_SLIDING if slides else _NUMBERS) // layout.size))
+    few = _NUMBERS // bundle.manifest.layout.size
+    return max(1, min(8 * abreast(bundle), few))

@@ -27,18 +27,43 @@ if TYPE_CHECKING:
 STEPS = 4
 """As measured: more save little more, and few passes have as many."""
 _ZERO = ("anchor", "shift", "pull")
+_NUMBERS = 154_000
+_NUMBERS_SLIDING = 80_000
 _UNKNOWN = 99  # a rank
 
 
 def learner_of(bundle: Bundle) -> Learner:
     """A learner that takes several plain steps at once, where onnx is installed."""
     if importlib.util.find_spec("onnx") is None:
-        return Learner(bundle)
-    return Learner(bundle, stride=STEPS, unrolled=partial(unrolled, steps=STEPS))
+        return Learner(bundle, together=abreast(bundle))
+    return Learner(
+        bundle,
+        together=abreast(bundle),
+        stride=STEPS,
+        unrolled=partial(unrolled, steps=STEPS, common=_wide(bundle)),
+    )
 
 
-def unrolled(graph: bytes, steps: int) -> bytes | None:
-    """`steps` plain steps of a training graph; None if it is not built as this needs it.
+def abreast(bundle: Bundle) -> int:
+    """How many clients take their steps at a time, as measured: small models share what each call
+    costs, until their numbers no longer fit a processor's cache; kernels that slide make many more
+    of those.
+    """
+    layout = bundle.manifest.layout
+    slides = any(len(tensor.shape) > 2 for tensor in layout.tensors)
+    return max(1, min(64, (_NUMBERS_SLIDING if slides else _NUMBERS) // layout.size))
+
+
+def _wide(bundle: Bundle) -> bool:
+    """Whether products by weights all have several columns. ONNX Runtime multiplies many clients'
+    rows by common weights at once; with one column it adds up in another order then.
+    """
+    return all(1 not in tensor.shape[:2] for tensor in bundle.manifest.layout.tensors)
+
+
+def unrolled(graph: bytes, steps: int, *, common: bool = True) -> list[bytes]:
+    """`steps` plain steps of a training graph, from each client's own weights, and, if wanted, from
+    weights `[1, P]` that are `common` to all; none if it is not built as this needs it.
 
     Inputs: `weights`, `rate`, and for each step `x`, `y` and `sample_weight`, which are called
     `numbered(name, step)`; outputs: `weights_next`, and `loss` for each step.
@@ -52,9 +77,13 @@ def unrolled(graph: bytes, steps: int) -> bytes | None:
             unroller.step(step)
         unroller.finish(steps)
     except _Unfit:
-        return None
-    data: bytes = model.SerializeToString()
-    return data
+        return []
+    graphs = [model.SerializeToString()]
+    if common:
+        # A size known to be 1 keeps ONNX Runtime from writing all clients' next weights over it.
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+        graphs.append(model.SerializeToString())
+    return graphs
 
 
 class _Unfit(Exception):

@@ -62,17 +62,17 @@ def open_from_device(data: bytes, device: str, verify: Verify) -> FromDevice:
     Raises:
         PeerError: `oversized`, `malformed`, `unknown_version` or `forged`.
     """
-    message: FromDevice = _unseal(data, device, verify, _from_device)
+    message: FromDevice = unseal(data, device, verify, _from_device)
     return message
 
 
 def open_from_coordinator(data: bytes, coordinator: str, verify: Verify) -> FromCoordinator:
     """The message in `data`, which must be signed by `coordinator`; errors as above."""
-    message: FromCoordinator = _unseal(data, coordinator, verify, _from_coordinator)
+    message: FromCoordinator = unseal(data, coordinator, verify, _from_coordinator)
     return message
 
 
-def _unseal(data: bytes, sender: str, verify: Verify, decoder: msgspec.msgpack.Decoder[Any]) -> Any:
+def unseal(data: bytes, sender: str, verify: Verify, decoder: msgspec.msgpack.Decoder[Any]) -> Any:
     if len(data) > PAYLOAD_BYTES_MAX:
         raise PeerError(
             "oversized", f"{len(data)} bytes came, at most {PAYLOAD_BYTES_MAX} are read"

@@ -35,6 +35,7 @@ FIGURES_MAX = 16
 CODECS_MAX = 8
 PATCHES_MAX = 64
 LABELS_MAX = 256
+STATEMENT_BYTES_MAX = 4096
 Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1e10)]
 
 
@@ -157,6 +158,25 @@ class Report(Message, frozen=True, kw_only=True, tag="report"):
     metrics: Metrics = {}
 
 
+class Trial(Message, frozen=True, kw_only=True, tag="trial"):
+    """How far the trial of a release is on this device; said at each step, and when asked again.
+
+    `phase` is `checking`, `shadow`, `watched` (in use), `kept`, `refused`, `rolled_back` or
+    `replaced`; `reason` is a stable word where it went badly, `why` a sentence. `windows` were
+    compared, `labelled` of them had a label. `worse` is how much larger the mean loss was than that
+    of the model before (negative: smaller), `changed` the share of answers that differed.
+    """
+
+    release: Count
+    phase: Label
+    reason: Label = ""
+    why: Text = ""
+    windows: Count = 0
+    labelled: Count = 0
+    worse: Annotated[float, msgspec.Meta(ge=-1, le=1)] = 0.0
+    changed: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+
+
 # From the coordinator ----------------------------------------------------------------------------
 
 
@@ -226,12 +246,31 @@ class Pace(Message, frozen=True, kw_only=True, tag="pace"):
     seconds: Annotated[float, msgspec.Meta(gt=0, le=1e7)]
 
 
-FromDevice = Enrol | CheckIn | Accept | Decline | Update | Report
-FromCoordinator = Enrolled | NotEnrolled | Offer | Receipt | Published | RollCall | Pace
+class Release(Message, frozen=True, kw_only=True, tag="release"):
+    """A new version of the bundle: try it, beside the one in use, and say how it goes.
+
+    `statement` is what was signed with the release key (`hedgerow.wire.releases`).
+    """
+
+    statement: Annotated[bytes, msgspec.Meta(max_length=STATEMENT_BYTES_MAX)]
+    signature: Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
+
+
+class Recall(Message, frozen=True, kw_only=True, tag="recall"):
+    """Do not use this release any more: whoever has it goes back to the model before."""
+
+    release: Count
+    why: Text = ""
+
+
+FromDevice = Enrol | CheckIn | Accept | Decline | Update | Report | Trial
+FromCoordinator = (
+    Enrolled | NotEnrolled | Offer | Receipt | Published | RollCall | Pace | Release | Recall
+)
 
 MESSAGES: tuple[type[Message], ...] = (
-    *(Enrol, CheckIn, Accept, Decline, Update, Report),
-    *(Enrolled, NotEnrolled, Offer, Receipt, Published, RollCall, Pace),
+    *(Enrol, CheckIn, Accept, Decline, Update, Report, Trial),
+    *(Enrolled, NotEnrolled, Offer, Receipt, Published, RollCall, Pace, Release, Recall),
 )
 
 

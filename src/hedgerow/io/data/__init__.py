@@ -22,6 +22,7 @@ from hedgerow.io.data.images import load_digits, load_fashion
 from hedgerow.io.data.pedestrians import load_pedestrians
 from hedgerow.io.data.sources import FETCH_SECONDS_MAX, Source
 from hedgerow.io.data.watch import (
+    TRAIN_SHARE,
     WATCH_CHANNELS,
     WATCH_LABELS,
     WATCH_RATE_HZ,
@@ -35,6 +36,7 @@ from hedgerow.io.data.watch import (
 
 __all__ = [
     "SOURCES",
+    "TRAIN_SHARE",
     "WATCH_CHANNELS",
     "WATCH_LABELS",
     "WATCH_RATE_HZ",

@@ -76,6 +76,10 @@ def load_wearer(wearer: int) -> list[Recording]:
     ]
 
 
+TRAIN_SHARE = 0.7
+"""The first 70% of each labelled recording is learned from, the rest tells how good that was."""
+
+
 def split_in_time(
     recordings: Iterable[Recording], share: float
 ) -> tuple[list[Recording], list[Recording]]:

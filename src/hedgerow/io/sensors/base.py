@@ -16,7 +16,7 @@ by an entry point in the group `hedgerow.sensors`, whose name is the `kind` in t
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
@@ -24,6 +24,9 @@ from numpy.typing import NDArray
 
 from hedgerow.core.errors import HedgerowError
 from hedgerow.io.surroundings import Surroundings
+
+if TYPE_CHECKING:
+    from hedgerow.io.data import Recording
 
 
 class Block(NamedTuple):
@@ -77,3 +80,7 @@ class Sensor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             UsageError: the settings cannot work; the agent stops and says so.
         """
         raise NotImplementedError
+
+    def past(self) -> tuple[Sequence[Recording], Sequence[Recording]]:
+        """Labelled recordings made before the agent ran: to learn from, and to judge by."""
+        return (), ()

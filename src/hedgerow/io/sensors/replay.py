@@ -1,78 +1,65 @@
-"""A sensor that plays recordings again, at the speed they were made or any other."""
+"""A smartwatch that plays one wearer's recordings again, at their own speed or any other."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import AsyncGenerator, Sequence
+from typing import Annotated
 
-import numpy as np
-from numpy.typing import NDArray
+import msgspec
 
 from hedgerow.core.errors import UsageError
-from hedgerow.io.data import Recording
+from hedgerow.io import data
+from hedgerow.io.data import TRAIN_SHARE, WATCH_WEARERS, Recording
+from hedgerow.io.sensors.base import Block, Sensor
+from hedgerow.io.surroundings import Surroundings
+
+BLOCK_SECONDS = 0.5
+PAUSE_SECONDS = 1.0
+"""Between recordings the times jump, so that no window spans two of them."""
 
 
-class Block(NamedTuple):
-    """Samples as a sensor hands them over.
+class Replay(Sensor, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One wearer, 1 to 10: what was held out of the recordings, over and over.
 
-    `time_seconds` is when the first sample was taken, `samples` f32 `[n, channels]`, `label` what
-    the wearer was doing if that is known.
+    The first part of each recording is the wearer's labelled past. Times start when the replay does
+    and run as they were recorded: at `speed` 10 the blocks come ten times faster, at `inf` without
+    waiting. A reader that falls behind gets the next blocks at once, none is left out.
     """
 
-    time_seconds: float
-    samples: NDArray[np.float32]
-    label: int | None
-
-
-@dataclass(frozen=True)
-class ReplaySensor:
-    """Plays `recordings` one after the other in blocks of `block` samples; the last may be shorter.
-
-    Times run at `rate_hz` from `start_seconds`, whatever the speed: at `speed` 10 the blocks come
-    ten times faster than they were recorded, at `float("inf")` without waiting. Between recordings
-    the times jump by `pause_seconds`, so that no window spans two of them. `loop` starts over at
-    the end, for ever, with times that go on. `clock` gives seconds that never run backwards and
-    `sleep` waits for seconds. A reader that falls behind gets the next blocks at once, none is
-    left out.
-    """
-
-    recordings: Sequence[Recording]
-    rate_hz: float
-    clock: Callable[[], float]
-    sleep: Callable[[float], Awaitable[None]]
-    block: int = 25
-    speed: float = 1.0
-    loop: bool = False
-    labelled: bool = True
-    start_seconds: float = 0.0
-    pause_seconds: float = 1.0
+    wearer: str
+    speed: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    loop: bool = True
 
     def __post_init__(self) -> None:
-        if not self.rate_hz > 0 or not self.speed > 0 or self.block < 1 or self.pause_seconds < 0:
+        if self.wearer not in map(str, WATCH_WEARERS):
             raise UsageError(
-                f"replay has rate {self.rate_hz} Hz, speed {self.speed}, block {self.block}, "
-                f"pause {self.pause_seconds} s; wanted rate > 0, speed > 0, block ≥ 1, pause ≥ 0"
+                f"sensor.wearer is {self.wearer!r}; to replay recordings set it to one of "
+                f"{WATCH_WEARERS[0]} to {WATCH_WEARERS[-1]}"
             )
-        if not any(len(recording.samples) for recording in self.recordings):
-            raise UsageError("replay has no samples to play; give it at least one recording")
 
-    async def blocks(self) -> AsyncIterator[Block]:
-        """The blocks; each comes when its last sample would have been taken."""
-        started = self.clock()
-        time_seconds = 0.0
+    def recordings(self) -> list[Recording]:
+        """Everything this wearer recorded."""
+        return data.load_wearer(int(self.wearer))
+
+    def past(self) -> tuple[Sequence[Recording], Sequence[Recording]]:
+        """The labelled past: what to learn from, and what to judge by."""
+        return data.split_in_time(self.recordings(), TRAIN_SHARE)
+
+    async def batches(self, around: Surroundings) -> AsyncGenerator[Sequence[Block], None]:
+        """Blocks of half a second; each comes when its last sample would have been taken."""
+        recordings = self.past()[1]
+        count = max(1, round(BLOCK_SECONDS * around.rate_hz))
+        epoch, started = around.now(), around.monotonic()
+        seconds = 0.0
         while True:
-            for recording in self.recordings:
-                samples = recording.samples
-                label = recording.label if self.labelled else None
-                for first in range(0, len(samples), self.block):
-                    part = samples[first : first + self.block]
-                    due = time_seconds + (first + len(part)) / self.rate_hz
+            for recording in recordings:
+                for first in range(0, len(recording.samples), count):
+                    part = recording.samples[first : first + count]
+                    due = seconds + (first + len(part)) / around.rate_hz
                     # Sleeping for nothing too lets others on the event loop have their turn.
-                    await self.sleep(max(0.0, started + due / self.speed - self.clock()))
-                    yield Block(
-                        self.start_seconds + time_seconds + first / self.rate_hz, part, label
-                    )
-                time_seconds += len(samples) / self.rate_hz + self.pause_seconds
+                    await around.sleep(max(0.0, started + due / self.speed - around.monotonic()))
+                    start = epoch + seconds + first / around.rate_hz
+                    yield [Block(f"wearer {self.wearer}", start, part)]
+                seconds += len(recording.samples) / around.rate_hz + PAUSE_SECONDS
             if not self.loop:
                 return

@@ -25,9 +25,16 @@ class TorchDescent(Descent):
         self._step, self._tensor = step, step.tensor
         self._samples = x, y, torch.zeros(x.shape[:2], pin_memory=x.is_pinned())
         self.slots = [Slot(*(part.numpy() for part in self._samples))]
-        self.leaps = False
+        self.leaps = self.landed = False
 
-    def begin(self, ask: Pass, weights: Rows, own: Rows, shift: NDArray[np.float32] | None) -> None:
+    def begin(
+        self,
+        ask: Pass,
+        weights: Rows,
+        own: Rows,
+        shift: NDArray[np.float32] | None,
+        into: Rows | None = None,
+    ) -> None:
         """Start at `weights [m, P]`. `own [m, P]` is what each is pulled to where `ask` has no
         anchor; `shift` (`[P]` or `[m, P]`) takes the place of that of `ask`.
         """

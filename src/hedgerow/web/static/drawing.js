@@ -1,5 +1,6 @@
 // The two drawings: the vine that grows a leaf a round, and accuracy by round. Plain SVG.
 
+import { element, text } from "./dom.js";
 import { percent } from "./words.js";
 
 const LEAVES_MAX = 60;
@@ -153,16 +154,4 @@ function wave(from, to, rise) {
     points.push(`${x.toFixed(1)} ${rise(x).toFixed(1)}`);
   }
   return `M${points.join("L")}`;
-}
-
-function text(x, y, content, kind) {
-  const node = element("text", { class: kind, x: x.toFixed(1), y: y.toFixed(1) });
-  node.textContent = content;
-  return node;
-}
-
-function element(name, attributes) {
-  const node = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  return node;
 }

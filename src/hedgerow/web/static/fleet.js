@@ -1,5 +1,6 @@
 // The fleet page. Names, labels and reasons come from devices: they are set as text, never as markup.
 
+import { $, build, cell, put, rowHeading } from "./dom.js";
 import { drawChart, drawVine } from "./drawing.js";
 import * as words from "./words.js";
 
@@ -8,7 +9,6 @@ const SPEAK_MILLISECONDS = 5000;
 const COMPACT_FROM = 41;
 const ROUNDS_SHOWN = 200;
 
-const $ = (id) => document.getElementById(id);
 const cards = new Map();
 let view = null;
 let detailed = null; // what the reader chose; null until then
@@ -231,27 +231,4 @@ function fillCard(card, device) {
   put(card.personal, words.percent(device.accuracy_personalised));
   put(card.up, words.bytes(device.bytes_up));
   put(card.kept, words.bytes(device.bytes_kept));
-}
-
-function put(node, text) {
-  if (node.textContent !== text) node.textContent = text;
-}
-
-function cell(tag, text, kind) {
-  const node = document.createElement(tag);
-  if (kind) node.className = kind;
-  node.textContent = text;
-  return node;
-}
-
-function rowHeading(text) {
-  const node = cell("th", text, "");
-  node.scope = "row";
-  return node;
-}
-
-function build(tag, kind, children) {
-  const node = cell(tag, "", kind);
-  node.append(...children);
-  return node;
 }

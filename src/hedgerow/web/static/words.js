@@ -49,8 +49,54 @@ export function seconds(count) {
   return `${Math.floor(count / 60)} min ${Math.round(count % 60)} s`;
 }
 
-export function plural(count, one, many) {
-  return `${count} ${count === 1 ? one : many}`;
+/** A whole number with its thousands marked. */
+export function count(number) {
+  return number.toLocaleString("en");
+}
+
+/** Two figures behind the point where they say something. */
+export function figure(value) {
+  if (value === null || value === undefined) return "–";
+  return Math.abs(value) >= 100 ? count(Math.round(value)) : value.toFixed(Math.abs(value) >= 10 ? 1 : 2);
+}
+
+/** A span of time as people say it, to about two figures. */
+export function span(seconds) {
+  const units = [["day", 86400], ["hour", 3600], ["minute", 60]];
+  for (const [name, size] of units) {
+    if (seconds >= 2 * size) return plural(Math.floor(seconds / size), name, `${name}s`);
+  }
+  return plural(Math.max(0, Math.round(seconds)), "second", "seconds");
+}
+
+export function ago(seconds) {
+  return seconds < 2.5 ? "now" : `${span(seconds)} ago`;
+}
+
+/** A moment: the time alone when it is of today. */
+export function moment(seconds, today) {
+  const date = new Date(seconds * 1000);
+  const time = date.toLocaleTimeString("en-GB");
+  const same = new Date(today * 1000).toDateString() === date.toDateString();
+  const year = new Date(today * 1000).getFullYear() === date.getFullYear() ? undefined : "numeric";
+  if (same) return time;
+  return `${date.toLocaleDateString("en-GB", { day: "numeric", month: "short", year })}, ${time.slice(0, 5)}`;
+}
+
+/** A value with a unit prefix: 0.00042 J is 420 µJ. */
+export function prefixed(value, unit) {
+  if (value === 0) return `0 ${unit}`;
+  for (const [prefix, size] of [["M", 1e6], ["k", 1e3], ["", 1], ["m", 1e-3], ["µ", 1e-6], ["n", 1e-9]]) {
+    if (Math.abs(value) >= size || prefix === "n") {
+      const scaled = value / size;
+      return `${scaled.toFixed(scaled >= 99.5 ? 0 : scaled >= 9.95 ? 1 : 2)} ${prefix}${unit}`;
+    }
+  }
+  return `0 ${unit}`;
+}
+
+export function plural(number, one, many) {
+  return `${number.toLocaleString("en")} ${number === 1 ? one : many}`;
 }
 
 export function plain(code) {

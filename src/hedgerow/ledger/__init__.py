@@ -1,0 +1,1 @@
+"""Records that show when they were changed: hash chains, signed checkpoints, their verification."""

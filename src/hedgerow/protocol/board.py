@@ -1,0 +1,417 @@
+"""What every stream did lately: the last decision of each, ten minutes and a day of history.
+
+    board = Board()
+    board.tell(notices, now=clock.monotonic())
+    board.page(StreamQuery(search="press"), clock.monotonic())
+
+Memory is bounded: about 3.5 kB a stream. Time is handed in; `now` is monotonic seconds and tells
+how long a stream has been silent, `time_seconds` of a decision is the stream's own clock, which may
+be anything (a replay's recordings are years old).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hedgerow.decide.notice import Notice
+from hedgerow.protocol.owner import (
+    STATES,
+    History,
+    StreamCounts,
+    StreamDetail,
+    StreamPage,
+    StreamQuery,
+    StreamView,
+)
+
+MINUTES: Final = (2.0, 300)
+DAY: Final = (300.0, 288)
+"""Seconds a step, and steps kept."""
+
+RECENT_STEPS: Final = 10
+"""Steps of the minutes that make one point of `StreamView.recent`: thirty points in all."""
+
+LABELS_MAX: Final = 254
+OTHER: Final = 254
+NO_LABEL: Final = 255
+SCORE_MAX: Final = 60_000.0
+ROWS_FIRST: Final = 16
+LETTERS_MAX: Final = 10_000
+
+_ALERT, _DRIFT, _QUIET, _LEARNING, _FINE = range(len(STATES))
+_LETTERS: Final = np.array([state[0] for state in STATES])
+
+
+class Board:
+    """Rows for streams, grown as they come up to `streams_max`; `unseen` counts what came beyond.
+
+    A stream that gave nothing for `quiet_after_seconds` is quiet.
+    """
+
+    def __init__(self, *, streams_max: int = 4096, quiet_after_seconds: float = 60.0) -> None:
+        self.streams_max, self.quiet_after_seconds = streams_max, quiet_after_seconds
+        self.unseen = 0
+        self.labels: list[str] = []
+        self._rows: dict[str, int] = {}
+        self._names: list[str] = []
+        self._free: list[int] = []
+        self._by_name: NDArray[np.int64] | None = None
+        self._texts: list[tuple[str, str]] = []  # reason and model
+        self._numbers: dict[str, int] = {}
+        self._latest = np.zeros(0, _LATEST)
+        self._minutes, self._day = _Ring(*MINUTES), _Ring(*DAY)
+
+    def row(self, stream: str) -> int:
+        """The row of a stream, made when it is new; -1: the board is full."""
+        row = self._rows.get(stream)
+        if row is not None:
+            return row
+        if self._free:
+            row = self._free.pop()
+        elif len(self._names) < self.streams_max:
+            row = len(self._names)
+            self._names.append("")
+            self._texts.append(("", ""))
+            self._make_room(row + 1)
+        else:
+            return -1
+        self._rows[stream], self._names[row] = row, stream
+        self._by_name = None
+        self._latest[row] = _NOTHING
+        self._minutes.clear(row)
+        self._day.clear(row)
+        return row
+
+    def label_number(self, label: str) -> int:
+        """The number of a label in `push`, made when it is new; beyond 254 all are "other"."""
+        number = self._numbers.get(label)
+        if number is None:
+            if len(self.labels) >= LABELS_MAX:
+                return OTHER
+            number = self._numbers[label] = len(self.labels)
+            self.labels.append(label)
+        return number
+
+    def tell(self, notices: Sequence[Notice], now: float) -> None:
+        """Take in decisions as they are told, with their reasons."""
+        if not notices:
+            return
+        rows = [self.row(notice.stream) for notice in notices]
+        for row, notice in zip(rows, notices, strict=True):
+            if row >= 0:
+                self._texts[row] = (notice.reason, notice.model)
+        self.push(
+            rows,
+            now,
+            seconds=[notice.time_seconds for notice in notices],
+            labels=[self.label_number(notice.label) for notice in notices],
+            confidences=[notice.confidence for notice in notices],
+            scores=[notice.score for notice in notices],
+            drifts=[notice.drift for notice in notices],
+            alerts=[notice.alert for notice in notices],
+        )
+
+    def push(
+        self,
+        rows: ArrayLike,
+        now: float,
+        *,
+        seconds: ArrayLike,
+        labels: ArrayLike,
+        confidences: ArrayLike,
+        scores: ArrayLike = np.nan,
+        drifts: ArrayLike = np.nan,
+        alerts: ArrayLike = False,
+    ) -> None:
+        """Take in a batch of B windows at once, oldest first: `rows` from `row`, labels by number.
+
+        Everything is `[B]` or one value for all. NaN: not measured. Reasons stay as last told.
+        """
+        places = np.atleast_1d(np.asarray(rows, np.int64))
+        here = places >= 0
+        columns = [
+            np.broadcast_to(np.asarray(column, kind), places.shape)[here]
+            for column, kind in (
+                (seconds, np.float64),
+                (labels, np.uint8),
+                (confidences, np.float32),
+                (scores, np.float32),
+                (drifts, np.float32),
+                (alerts, np.bool_),
+            )
+        ]
+        self.unseen += int(len(places) - np.count_nonzero(here))
+        places = places[here]
+        if len(places) == 0:
+            return
+        times, numbers, sure, far, moved, alert = columns
+        np.minimum(far, SCORE_MAX, out=far)
+        latest = self._latest
+        # Of several windows of one stream the last assignment holds, which is the newest.
+        latest["heard"][places] = now
+        latest["seconds"][places] = times
+        latest["label"][places] = numbers
+        latest["confidence"][places] = sure
+        latest["score"][places] = far
+        latest["drift"][places] = moved
+        latest["alert"][places] = alert
+        for ring in (self._minutes, self._day):
+            ring.add(places, times, far, sure, numbers)
+
+    def set_learning(self, rows: ArrayLike, learning: ArrayLike) -> None:
+        """Say of streams whether their normal is still being learned."""
+        self._latest["learning"][np.asarray(rows, np.int64)] = learning
+
+    def forget(self, stream: str) -> bool:
+        """Drop everything of a stream and free its row; whether it was there."""
+        row = self._rows.pop(stream, None)
+        if row is None:
+            return False
+        self._by_name = None
+        self._names[row], self._texts[row] = "", ("", "")
+        self._latest[row] = _NOTHING
+        self._free.append(row)
+        return True
+
+    def clear(self) -> None:
+        """Drop everything."""
+        for stream in list(self._rows):
+            self.forget(stream)
+
+    # What is shown --------------------------------------------------------------------------------
+
+    def counts(self, now: float) -> StreamCounts:
+        """How many streams are in each state."""
+        rows = np.fromiter(self._rows.values(), np.int64, len(self._rows))
+        counts = np.bincount(self._states(rows, now), minlength=len(STATES))
+        by_state = dict(zip(STATES, map(int, counts), strict=True))
+        return StreamCounts(total=len(rows), **by_state)
+
+    def states(self, now: float) -> str:
+        """The first letter of each stream's state, in order of name, of at most `LETTERS_MAX`."""
+        if self._by_name is None:
+            names = sorted(self._rows)[:LETTERS_MAX]
+            self._by_name = np.array([self._rows[name] for name in names], np.int64)
+        return "".join(_LETTERS[self._states(self._by_name, now)])
+
+    def page(self, query: StreamQuery, now: float) -> StreamPage:
+        """One page of the streams that fit `query`; a page beyond the last gives the last."""
+        wanted = query.search.casefold()
+        rows = np.array(
+            [row for name, row in self._rows.items() if self._fits(name, row, wanted)], np.int64
+        )
+        states = self._states(rows, now)
+        if query.state:
+            kept = states == STATES.index(query.state)
+            rows, states = rows[kept], states[kept]
+        matched = len(rows)
+        pages = max(1, -(-matched // query.size))
+        page = min(query.page, pages - 1)
+        order = self._order(rows, states, query.order)[page * query.size : (page + 1) * query.size]
+        views = [self._view(int(rows[at]), int(states[at]), now) for at in order]
+        return StreamPage(matched=matched, page=page, pages=pages, streams=views)
+
+    def detail(self, stream: str, now: float) -> StreamDetail | None:
+        """Everything the board has of a stream; None: no such stream."""
+        row = self._rows.get(stream)
+        if row is None:
+            return None
+        silent = now - float(self._latest["heard"][row])
+        state = int(self._states(np.array([row]), now)[0])
+        return StreamDetail(
+            stream=self._view(row, state, now),
+            minutes=self._minutes.history(row, silent, self.labels),
+            day=self._day.history(row, silent, self.labels),
+        )
+
+    def _make_room(self, rows: int) -> None:
+        if rows <= len(self._latest):
+            return
+        size = min(self.streams_max, max(ROWS_FIRST, 2 * len(self._latest)))
+        grown = np.zeros(size, _LATEST)
+        grown[: len(self._latest)] = self._latest
+        self._latest = grown
+        self._minutes.grow(size)
+        self._day.grow(size)
+
+    def _fits(self, name: str, row: int, wanted: str) -> bool:
+        if not wanted or wanted in name.casefold():
+            return True
+        return wanted in self._label(row).casefold()
+
+    def _label(self, row: int) -> str:
+        return _label_of(int(self._latest["label"][row]), self.labels) or ""
+
+    def _states(self, rows: NDArray[np.int64], now: float) -> NDArray[np.int64]:
+        latest = self._latest[rows]
+        silent = now - latest["heard"] > self.quiet_after_seconds
+        moved = latest["drift"] >= 1.0  # NaN is not
+        cases = [latest["alert"] & ~silent, moved & ~silent, silent, latest["learning"]]
+        return np.select(cases, [_ALERT, _DRIFT, _QUIET, _LEARNING], _FINE).astype(np.int64)
+
+    def _order(
+        self, rows: NDArray[np.int64], states: NDArray[np.int64], order: str
+    ) -> NDArray[np.int64]:
+        names = np.argsort(np.array([self._names[row] for row in rows], np.str_), kind="stable")
+        if order == "name":
+            return names
+        rank = np.empty(len(rows), np.int64)
+        rank[names] = np.arange(len(rows))
+        latest = self._latest[rows]
+        if order == "newest":
+            return np.lexsort((rank, -latest["seconds"]))
+        # Within a state the farthest from normal first; where nothing scores, the least sure.
+        badness = np.where(np.isnan(latest["score"]), -latest["confidence"], latest["score"])
+        return np.lexsort((rank, -np.nan_to_num(badness, nan=-SCORE_MAX), states))
+
+    def _view(self, row: int, state: int, now: float) -> StreamView:
+        latest = self._latest[row]
+        reason, model = self._texts[row]
+        heard = float(latest["heard"])
+        return StreamView(
+            stream=self._names[row],
+            state=STATES[state],
+            label=self._label(row),
+            confidence=_known(latest["confidence"]),
+            reason=reason,
+            score=_known(latest["score"]),
+            drift=_known(latest["drift"]),
+            time_seconds=_known(latest["seconds"]),
+            model=model,
+            recent=self._minutes.recent(row, now - heard),
+        )
+
+
+_LATEST = np.dtype(
+    [
+        ("heard", np.float64),
+        ("seconds", np.float64),
+        ("confidence", np.float32),
+        ("score", np.float32),
+        ("drift", np.float32),
+        ("label", np.uint8),
+        ("alert", np.bool_),
+        ("learning", np.bool_),
+    ]
+)
+_NOTHING = np.array((-np.inf, np.nan, np.nan, np.nan, np.nan, NO_LABEL, False, False), _LATEST)
+
+
+class _Ring:
+    """Of each row the last `length` steps: highest score, lowest confidence, last label."""
+
+    def __init__(self, step_seconds: float, length: int) -> None:
+        self.step_seconds, self.length = step_seconds, length
+        self._newest = np.zeros(0, np.int64)  # number of the newest step; 0: none yet
+        self._scores = np.zeros((0, length), np.float16)
+        self._confidences = np.zeros((0, length), np.float16)
+        self._labels = np.zeros((0, length), np.uint8)
+
+    def grow(self, rows: int) -> None:
+        more = rows - len(self._newest)
+        self._newest = np.concatenate([self._newest, np.zeros(more, np.int64)])
+        blank = np.full((more, self.length), np.nan, np.float16)
+        self._scores = np.concatenate([self._scores, blank])
+        self._confidences = np.concatenate([self._confidences, blank])
+        none = np.full((more, self.length), NO_LABEL, np.uint8)
+        self._labels = np.concatenate([self._labels, none])
+
+    def clear(self, row: int) -> None:
+        self._newest[row] = 0
+        self._scores[row] = self._confidences[row] = np.nan
+        self._labels[row] = NO_LABEL
+
+    def add(
+        self,
+        rows: NDArray[np.int64],
+        seconds: NDArray[np.float64],
+        scores: NDArray[np.float32],
+        confidences: NDArray[np.float32],
+        labels: NDArray[np.uint8],
+    ) -> None:
+        steps = (seconds // self.step_seconds).astype(np.int64) + 1
+        before = self._newest[rows]
+        # A clock that went back farther than the ring is long begins the row anew.
+        for row in np.unique(rows[steps < before - self.length]):
+            self.clear(int(row))
+        before = self._newest[rows]
+        np.maximum.at(self._newest, rows, steps)
+        self._wipe(rows, before)
+        kept = steps > self._newest[rows] - self.length
+        rows, steps = rows[kept], steps[kept] % self.length
+        _fold(self._scores, rows, steps, scores[kept], np.fmax)
+        _fold(self._confidences, rows, steps, confidences[kept], np.fmin)
+        self._labels[rows, steps] = labels[kept]
+
+    def _wipe(self, rows: NDArray[np.int64], before: NDArray[np.int64]) -> None:
+        """Blank the steps that were entered since `before`."""
+        gaps = np.minimum(self._newest[rows] - before, self.length)
+        for gap in range(int(gaps.max(initial=0))):
+            wide = gaps > gap
+            at = (rows[wide], (self._newest[rows[wide]] - gap) % self.length)
+            self._scores[at] = self._confidences[at] = np.nan
+            self._labels[at] = NO_LABEL
+
+    def history(self, row: int, silent: float, labels: Sequence[str]) -> History:
+        at, known, end = self._steps(row, silent)
+        numbers = self._labels[row, at]
+        return History(
+            step_seconds=self.step_seconds,
+            end_seconds=end * self.step_seconds,
+            scores=_list(np.where(known, self._scores[row, at], np.nan)),
+            confidences=_list(np.where(known, self._confidences[row, at], np.nan)),
+            label_numbers=[
+                int(number) if ok and _label_of(int(number), labels) else None
+                for number, ok in zip(numbers, known, strict=True)
+            ],
+            labels=list(labels),
+        )
+
+    def recent(self, row: int, silent: float) -> list[float | None]:
+        at, known, _ = self._steps(row, silent)
+        scores = np.where(known, self._scores[row, at], np.nan).reshape(-1, RECENT_STEPS)
+        if not np.isnan(scores).all():
+            return _list(np.fmax.reduce(scores, axis=1))
+        sure = np.where(known, self._confidences[row, at], np.nan).reshape(-1, RECENT_STEPS)
+        return _list(np.fmin.reduce(sure, axis=1))
+
+    def _steps(self, row: int, silent: float) -> tuple[NDArray[np.int64], NDArray[np.bool_], int]:
+        """Places of the last steps, oldest first, which of them are known, and the last's number.
+
+        Silence since the newest window is part of the picture until it would be all of it.
+        """
+        newest = int(self._newest[row])
+        steps_silent = silent // self.step_seconds
+        end = newest + int(steps_silent) if steps_silent < self.length else newest
+        numbers = np.arange(end - self.length + 1, end + 1)
+        known = (numbers <= newest) & (numbers > newest - self.length) & (newest > 0)
+        return numbers % self.length, known, end
+
+
+def _fold(
+    ring: NDArray[np.float16],
+    rows: NDArray[np.int64],
+    steps: NDArray[np.int64],
+    values: NDArray[np.float32],
+    fold: np.ufunc,
+) -> None:
+    fold.at(ring, (rows, steps), values.astype(np.float16))
+
+
+def _label_of(number: int, labels: Sequence[str]) -> str | None:
+    if number == NO_LABEL:
+        return None
+    return labels[number] if number < len(labels) else "other"
+
+
+def _known(value: np.floating) -> float | None:
+    return round(float(value), 6) if np.isfinite(value) else None
+
+
+def _list(values: NDArray[np.floating]) -> list[float | None]:
+    """Three figures are enough to draw with, and to send."""
+    return [None if np.isnan(value) else float(f"{value:.3g}") for value in values]

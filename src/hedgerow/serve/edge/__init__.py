@@ -1,0 +1,1 @@
+"""The edge: many sensors through one model, in batches, to decisions and to what acts on them."""

@@ -1,0 +1,88 @@
+"""Keeping actuators open: each has its own bounded queue, so that a slow one holds up nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterable
+
+import numpy as np
+
+from hedgerow.decide.notice import Notice
+from hedgerow.io.actuators.base import Actuator, ActuatorDown
+from hedgerow.io.surroundings import Surroundings
+from hedgerow.serve.edge.reading import Health, Pause
+
+log = logging.getLogger(__name__)
+
+WAITING_MAX = 10_000
+"""Notices that wait for one actuator; then the oldest goes, and is counted."""
+BATCH_MAX = 500
+
+
+class Acting:
+    """One actuator and what waits for it."""
+
+    def __init__(
+        self, actuator: Actuator, around: Surroundings, health: Health, rng: np.random.Generator
+    ) -> None:
+        self._actuator, self._around, self.health = actuator, around, health
+        self._waiting: deque[Notice] = deque()
+        self._some = asyncio.Event()
+        self._pause = Pause(around, rng)
+
+    def tell(self, notices: Iterable[Notice]) -> None:
+        """Queue what this actuator's `when` lets through."""
+        when = self._actuator.when
+        for notice in notices:
+            if when == "always" or notice.alert or (when == "change" and notice.changed):
+                if len(self._waiting) >= WAITING_MAX:
+                    self._waiting.popleft()
+                    self.health.dropped += 1
+                self._waiting.append(notice)
+        if self._waiting:
+            self._some.set()
+
+    async def run(self) -> None:
+        """Act for ever.
+
+        Raises:
+            UsageError: its settings cannot work.
+        """
+        batch: list[Notice] = []
+        while True:
+            try:
+                async with self._actuator.open(self._around) as act:
+                    self.health.up, self.health.last_error = True, ""
+                    self._pause.reset()
+                    while True:
+                        await self._some.wait()
+                        batch = self._take()
+                        await act(batch)
+                        self.health.count += len(batch)
+                        batch = []
+            except ActuatorDown as error:
+                self._put_back(batch)
+                batch = []
+                self.health.up = False
+                self.health.failures += 1
+                if self.health.last_error != str(error):
+                    log.warning("actuator %s: %s; it is tried again", self.health.kind, error)
+                self.health.last_error = str(error)
+            await self._pause.wait()
+
+    def _take(self) -> list[Notice]:
+        batch = [self._waiting.popleft() for _ in range(min(BATCH_MAX, len(self._waiting)))]
+        if not self._waiting:
+            self._some.clear()
+        return batch
+
+    def _put_back(self, batch: list[Notice]) -> None:
+        """What was not acted on goes first again, as far as there is room."""
+        room = WAITING_MAX - len(self._waiting)
+        kept = batch[max(0, len(batch) - room) :]
+        self.health.dropped += len(batch) - len(kept)
+        self._waiting.extendleft(reversed(kept))
+        if self._waiting:
+            self._some.set()

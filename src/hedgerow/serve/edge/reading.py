@@ -1,0 +1,90 @@
+"""Keeping sensors open: what they read goes into one bounded queue; one that fails is tried again.
+
+A sensor waits when the queue is full: a replay slows down, and a live sensor drops at its own,
+bounded source, where it is counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import msgspec
+import numpy as np
+
+from hedgerow.io.sensors.base import Reading, Sensor, SensorDown
+from hedgerow.io.surroundings import Surroundings
+
+log = logging.getLogger(__name__)
+
+PAUSE_SECONDS_LEAST = 0.5
+PAUSE_SECONDS_MOST = 60.0
+
+
+Arrived: TypeAlias = tuple[float, Sequence[Reading]]
+"""When readings arrived, in monotonic seconds, and what they are."""
+
+
+class Health(msgspec.Struct):
+    """How one sensor or actuator does, for the console, the metrics and `hedgerow status`."""
+
+    kind: str
+    up: bool = False
+    failures: int = 0
+    dropped: int = 0
+    count: int = 0
+    """Batches read, or notices acted on."""
+    last_error: str = ""
+
+
+class Pause:
+    """Ever longer pauses, with jitter, until something succeeds."""
+
+    def __init__(self, around: Surroundings, rng: np.random.Generator) -> None:
+        self._around, self._rng = around, rng
+        self._seconds = PAUSE_SECONDS_LEAST
+
+    def reset(self) -> None:
+        """It works again."""
+        self._seconds = PAUSE_SECONDS_LEAST
+
+    async def wait(self) -> None:
+        """The next pause, between half of it and the whole."""
+        await self._around.sleep(self._seconds * float(self._rng.uniform(0.5, 1.0)))
+        self._seconds = min(2 * self._seconds, PAUSE_SECONDS_MOST)
+
+
+async def keep_reading(
+    sensor: Sensor,
+    around: Surroundings,
+    queue: asyncio.Queue[Arrived],
+    health: Health,
+    rng: np.random.Generator,
+) -> None:
+    """Read until the sensor says that it has nothing more, or for ever.
+
+    Raises:
+        UsageError: its settings cannot work.
+    """
+    pause = Pause(around, rng)
+    while True:
+        try:
+            async with contextlib.aclosing(sensor.batches(around)) as batches:
+                async for readings in batches:
+                    if not health.up:
+                        health.up, health.last_error = True, ""
+                        pause.reset()
+                    health.count += 1
+                    await queue.put((around.monotonic(), readings))
+            health.up = False
+            return
+        except SensorDown as error:
+            health.up = False
+            health.failures += 1
+            if health.last_error != str(error):  # the same trouble once is enough
+                log.warning("sensor %s: %s; it is tried again", health.kind, error)
+            health.last_error = str(error)
+        await pause.wait()

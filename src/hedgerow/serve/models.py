@@ -1,0 +1,275 @@
+"""The model that decides: run in its guard, tried against others, replaced while all goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hedgerow.core.errors import HedgerowError
+from hedgerow.core.layout import Vector
+from hedgerow.decide.anomaly import Anomaly
+from hedgerow.decide.drift import DriftWatch
+from hedgerow.io import clock
+from hedgerow.io.surroundings import Surroundings
+from hedgerow.model.bundle import Bundle, Manifest
+from hedgerow.protocol.owner import ModelView
+from hedgerow.sense.features import features
+from hedgerow.serve.edge.edge import Edge, Judged
+from hedgerow.serve.edge.engine import Engine
+from hedgerow.serve.home import Home
+from hedgerow.serve.inference.base import Happened, ModelSpec
+from hedgerow.serve.inference.guard import GuardedModel
+from hedgerow.serve.inference.runner import runner_of
+from hedgerow.serve.onsite import NORMAL, Learned, OnSite
+from hedgerow.serve.trials import Candidate, Serving, Shadow, Trials, in_process
+
+log = logging.getLogger(__name__)
+
+FACT_NORMAL = "normal"
+NORMAL_WORD = "normal"
+"""What an owner calls a period in which a machine did what it should."""
+KEEP_SECONDS = 600.0
+TYPICAL_LEAST, TYPICAL_MOST = 64, 128
+
+Told = Callable[[str, dict[str, Any]], None]
+
+
+class Models:
+    """What serves, and the trials of what may serve next. Use from one event loop."""
+
+    def __init__(
+        self, home: Home, around: Surroundings, told: Told, used: Callable[[float], None]
+    ) -> None:
+        """`used` hears of CPU seconds that learning on site took."""
+        settings = home.settings
+        self._home = home
+        self.runner = runner_of(settings.inference, threads=settings.threads, told=self._happened)
+        manifest = home.bundle.manifest
+        name = f"{manifest.name} {manifest.version}"
+        if home.model.version > 0:
+            name = f"{manifest.name} round {home.model.version}"
+        self.trials = Trials(
+            home.store,
+            Serving(home.bundle, home.weights(), name, "bundle"),
+            settings.trial,
+            key="",
+            open_shadow=self._shadow,
+            changed=self._changed,
+            told=told,
+        )
+        self.trials.inbox(settings.state / "offers")
+        serving = self.trials.serving
+        self.site = OnSite(
+            serving.bundle,
+            serving.weights,
+            settings.learning,
+            name=home.name,
+            directory=settings.state / "onsite",
+            around=around,
+            watts_per_core=settings.energy.watts_per_core,
+            used=used,
+        )
+        self._typical_of: Bundle | None = None
+        self._inputs: NDArray[np.float32] | None = None
+        self._learned = 0
+        self.learns = False
+        """Whether this process trains too."""
+        self._since = clock.now()
+        self._edge: Edge | None = None
+
+    @property
+    def serving(self) -> Serving:
+        """What decides now."""
+        return self.trials.serving
+
+    def attach(self, edge: Edge) -> None:
+        """The edge whose engine follows the model."""
+        self._edge = edge
+
+    def engine(self) -> Engine:
+        """A pipeline for what decides now, with what was learned to be normal for each stream."""
+        settings, manifest = self._home.settings, self.serving.bundle.manifest
+        scorer: Anomaly | None = None
+        names: tuple[str, ...] = ()
+        drift: DriftWatch | None = None
+        if manifest.output.task == "reconstruction":
+            scorer, names = self._normal(manifest)
+        else:
+            drift = DriftWatch(0, settings.anomaly.drift)
+        return Engine(
+            manifest,
+            model=self.serving.name,
+            streams_max=settings.streams_max,
+            scorer=scorer,
+            drift=drift,
+            names=names,
+            alert_labels=settings.alert_labels,
+        )
+
+    def _normal(self, manifest: Manifest) -> tuple[Anomaly, tuple[str, ...]]:
+        """What is normal, as it was kept, or to be learned."""
+        settings = self._home.settings.anomaly
+        kept = self._home.store.fact(FACT_NORMAL)
+        if kept is not None:
+            try:
+                scorer, names = Anomaly.from_bytes(kept, manifest, settings)
+                return scorer, tuple(names)
+            except (HedgerowError, ValueError) as error:
+                log.warning("what was normal is learned anew: %s", error)
+        return Anomaly(manifest, settings), ()
+
+    def keep(self) -> None:
+        """Write down what is normal; every few minutes, and at the end."""
+        engine = self._edge.engine if self._edge is not None else None
+        if engine is not None and engine.scorer is not None:
+            names = [stream.name for stream in engine.streams.all()]
+            self._home.store.set_fact(FACT_NORMAL, engine.scorer.to_bytes(names))
+
+    async def start(self) -> None:
+        """Bring the model up before the first sample comes.
+
+        Raises:
+            HedgerowError: it cannot be run at all, and there is none to fall back to.
+        """
+        await self.runner.use(self._spec(self.serving))
+
+    async def run(self) -> None:
+        """Trials and learning on site, for ever."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.trials.run())
+            group.create_task(self.site.run(self._offer))
+            group.create_task(self._keep_normal())
+
+    async def _offer(self, learned: Learned) -> None:
+        """What was learned on site is tried like any other model."""
+        self._learned += 1
+        name = f"{self.serving.bundle.manifest.name}, learned here {self._learned}"
+        self.trials.offer(Candidate(None, learned.weights, name, "site", learned.why))
+
+    async def _keep_normal(self) -> None:
+        while True:
+            await asyncio.sleep(KEEP_SECONDS)
+            self.keep()
+
+    async def close(self) -> None:
+        """End trials and the model's process."""
+        self.keep()
+        await self.trials.close()
+        await self.runner.close()
+
+    async def rebase(self) -> None:
+        """The home has another bundle: it decides from now on."""
+        home = self._home
+        name = f"{home.bundle.manifest.name} {home.bundle.manifest.version}"
+        self.trials.rebase(Serving(home.bundle, home.weights(), name, "fleet", "the fleet's"))
+        await self._changed(self.serving)
+
+    def seen(self, judged: Judged) -> None:
+        """A batch was judged: what is in its trial judges it too."""
+        rows = np.fromiter((cut.stream.row for cut in judged.cuts), np.int64, len(judged.cuts))
+        self.trials.seen(judged.given, judged.answers, rows=rows)
+        seconds = np.array([notice.time_seconds for notice in judged.notices])
+        scores = np.array([notice.score for notice in judged.notices], np.float32)
+        self.site.seen(rows, judged.given, seconds, scores)
+        scorer = self._edge.engine.scorer if self._edge is not None else None
+        if scorer is not None and len(scorer.drifted):
+            self.site.ask(f"{len(scorer.drifted)} streams drifted away from what was learned")
+
+    def label(self, stream: str, start: float, end: float, label: str) -> int:
+        """What the owner said of a stream; how many windows that learning has of it."""
+        assert self._edge is not None
+        engine, labels = self._edge.engine, self.serving.bundle.manifest.output.labels
+        known = engine.streams.named(stream)
+        if known is None:
+            return 0
+        if label in labels:
+            return self.site.labelled(known.row, start, end, labels.index(label))
+        if engine.scorer is not None and label == NORMAL_WORD:
+            engine.scorer.relearn(np.array([known.row]))
+            return self.site.labelled(known.row, start, end, NORMAL)
+        return 0
+
+    def forget(self, start: float, end: float, stream: str) -> None:
+        """The owner forgets a period: what learning kept of it goes."""
+        assert self._edge is not None
+        known = self._edge.engine.streams.named(stream) if stream else None
+        if not stream or known is not None:
+            self.site.forget(start, end, None if known is None else known.row)
+
+    def clear(self) -> None:
+        """The owner deletes all: what is normal is learned anew."""
+        self.site.clear()
+        self._home.store.set_fact(FACT_NORMAL, None)
+        if self._edge is not None:
+            self._edge.engine = self.engine()
+
+    def view(self, measures: Mapping[str, float]) -> ModelView:
+        """The model in use and why it is this one."""
+        serving, status = self.serving, self.runner.status
+        choice = status.choice
+        return ModelView(
+            name=serving.name,
+            version=serving.bundle.manifest.version,
+            hash=serving.bundle.hash,
+            source=serving.source,
+            since_seconds=self._since,
+            why=serving.why,
+            parameters=serving.bundle.manifest.layout.size,
+            precision="" if choice is None else choice.precision,
+            provider="" if choice is None else choice.provider,
+            labels=list(serving.bundle.manifest.output.labels),
+            measures=dict(measures),
+            trials=self.trials.view(),
+        )
+
+    def _spec(self, serving: Serving) -> ModelSpec:
+        return ModelSpec(serving.bundle, serving.weights, serving.name, self._typical(serving))
+
+    def _typical(self, serving: Serving) -> NDArray[np.float32] | None:
+        """Inputs that int8 is fitted to, the same ones for as long as the bundle is."""
+        if self._typical_of is not serving.bundle:
+            self._typical_of, self._inputs = serving.bundle, None
+            windows, schema = self._home.windows("train").x, serving.bundle.manifest.input
+            if len(windows) >= TYPICAL_LEAST and windows.shape[1:] == (
+                *(len(schema.channels), schema.window),
+            ):
+                every = -(-len(windows) // TYPICAL_MOST)
+                self._inputs = features(windows[::every], schema)
+        return self._inputs
+
+    async def _shadow(self, bundle: Bundle, weights: Vector, name: str) -> Shadow:
+        """A candidate runs in a process of its own: its crash is only its own.
+
+        Other weights for the bundle that decides run the very graph that runs already, so a device
+        that learns, which has ONNX Runtime loaded, spares the process.
+        """
+        settings = self._home.settings
+        if self.learns and bundle is self.serving.bundle:
+            return await in_process(bundle, weights, name)
+        shadow = GuardedModel(settings.inference, threads=settings.threads)
+        await shadow.use(ModelSpec(bundle, weights, name))
+        return shadow
+
+    async def _changed(self, serving: Serving) -> None:
+        """Another model decides from now on; that is durable already."""
+        before = self._edge.engine if self._edge is not None else None
+        await self.runner.use(self._spec(serving))
+        self._since = clock.now()
+        self.site.use(serving.bundle, serving.weights)
+        if self._edge is None or before is None:
+            return
+        if before.schema == serving.bundle.manifest.input:
+            before.model = serving.name  # the same windows, the same decisions in force
+            if before.scorer is not None:
+                before.scorer.recalibrate()
+        else:
+            self._edge.engine = self.engine()
+
+    def _happened(self, happened: Happened) -> None:
+        if happened.what in ("fell_back", "refused"):
+            self.trials.failed(f"{happened.what.replace('_', ' ')}: {happened.reason}")

@@ -1,0 +1,18 @@
+"""Learning on site: when there is nothing better to do, within a budget, in its own process."""
+
+from hedgerow.serve.onsite.budget import Budget, Gauges, OnSiteSettings, Spent
+from hedgerow.serve.onsite.replay import NORMAL, UNLABELLED, Replay
+from hedgerow.serve.onsite.site import Learned, OnSite, OnSiteView
+
+__all__ = [
+    "NORMAL",
+    "UNLABELLED",
+    "Budget",
+    "Gauges",
+    "Learned",
+    "OnSite",
+    "OnSiteSettings",
+    "OnSiteView",
+    "Replay",
+    "Spent",
+]

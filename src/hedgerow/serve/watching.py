@@ -1,0 +1,143 @@
+"""What an agent remembers of what it saw: the board of all streams, recent events, loads, times."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hedgerow.decide.notice import Notice
+from hedgerow.io import clock
+from hedgerow.protocol.board import Board
+from hedgerow.protocol.measures import Family, Histogram, by_label, counter
+from hedgerow.protocol.owner import Event, Signal
+from hedgerow.serve.edge.streams import Cut
+
+EVENTS_SHOWN = 40
+KEPT_WAITING_MAX = 5_000
+"""Notices that wait to be written into the store; then the oldest goes."""
+TOLD_WHOLE = 16
+"""In a larger batch only changes and alerts are told with their reasons."""
+SIGNAL_SAMPLES = 400
+
+
+class Watching:
+    """Takes in judged batches; everything is bounded and in memory. Use from the event loop."""
+
+    def __init__(self, streams_max: int) -> None:
+        self.board = Board(streams_max=streams_max)
+        self.events: deque[Event] = deque(maxlen=EVENTS_SHOWN)
+        self.latest: Notice | None = None
+        self.windows = 0
+        self.alerts = 0
+        self.labels: Counter[str] = Counter()
+        self.to_keep: deque[Notice] = deque(maxlen=KEPT_WAITING_MAX)
+        self.latency = Histogram(
+            "hedgerow_decision_latency_seconds",
+            "From the arrival of a window's last sample to its decision",
+        )
+        self._rows: dict[str, int] = {}
+        self._looked_at = ""
+        self._signal: Signal | None = None
+        self._rates: deque[tuple[float, int]] = deque(maxlen=12)
+
+    def took(self, cuts: Sequence[Cut], notices: Sequence[Notice], seconds: float) -> None:
+        """One batch, judged `seconds` after its last sample arrived."""
+        now = clock.monotonic()
+        self.windows += len(notices)
+        self.latest = notices[-1]
+        self.latency.observe(np.full(len(notices), seconds))
+        if len(notices) <= TOLD_WHOLE:
+            self.board.tell(notices, now)
+        else:
+            self._push(notices, now)
+        for notice in notices:
+            if notice.changed or notice.alert:
+                self._event(notice)
+        if self._looked_at:
+            self._look(cuts)
+
+    def _push(self, notices: Sequence[Notice], now: float) -> None:
+        board = self.board
+        self.board.push(
+            [board.row(notice.stream) for notice in notices],
+            now,
+            seconds=[notice.time_seconds for notice in notices],
+            labels=[board.label_number(notice.label) for notice in notices],
+            confidences=[notice.confidence for notice in notices],
+            scores=[notice.score for notice in notices],
+            drifts=[notice.drift for notice in notices],
+            alerts=[notice.alert for notice in notices],
+        )
+        told = [notice for notice in notices if notice.changed or notice.alert]
+        if told:
+            board.tell(told, now)
+
+    def _event(self, notice: Notice) -> None:
+        self.labels[notice.label] += 1
+        if notice.alert:
+            self.alerts += 1
+        if not notice.changed:
+            return
+        self.to_keep.append(notice)
+        self.events.appendleft(
+            Event(
+                stream=notice.stream,
+                time_seconds=notice.time_seconds,
+                label=notice.label,
+                reason=notice.reason,
+                alert=notice.alert,
+            )
+        )
+
+    def learning(self, streams: Sequence[str], learning: NDArray[np.bool_]) -> None:
+        """Which streams' normal is still being learned."""
+        self.board.set_learning([self.board.row(stream) for stream in streams], learning)
+
+    # What somebody looks at -----------------------------------------------------------------------
+
+    def signal(self, stream: str) -> Signal | None:
+        """The newest window of a stream that was looked at a moment ago, thinned out."""
+        if self._looked_at != stream:
+            self._looked_at, self._signal = stream, None
+        return self._signal
+
+    def _look(self, cuts: Sequence[Cut]) -> None:
+        for cut in reversed(cuts):
+            if cut.stream.name == self._looked_at:
+                self._signal = cut.stream.signal(cut.window, SIGNAL_SAMPLES)
+                return
+
+    def windows_per_second(self) -> float | None:
+        """Over the time since the last dozen of questions."""
+        now = clock.monotonic()
+        self._rates.append((now, self.windows))
+        since, before = self._rates[0]
+        return (self.windows - before) / (now - since) if now > since else None
+
+    def measures(self) -> list[Family]:
+        """Latencies and counts for `/metrics`."""
+        return [
+            self.latency.family(),
+            counter("hedgerow_windows_total", "Windows judged", self.windows),
+            counter("hedgerow_alert_windows_total", "Windows that want a person", self.alerts),
+            by_label(
+                *("hedgerow_label_changes_total", "counter", "Changes to a label, by label"),
+                *("label", dict(self.labels)),
+            ),
+        ]
+
+    def forget(self, stream: str) -> None:
+        """Drop what is shown of a stream; of all, if it is empty."""
+        if stream:
+            self.board.forget(stream)
+            kept = [event for event in self.events if event.stream != stream]
+            waiting = [notice for notice in self.to_keep if notice.stream != stream]
+        else:
+            self.board.clear()
+            kept, waiting = [], []
+        self.events = deque(kept, EVENTS_SHOWN)
+        self.to_keep = deque(waiting, KEPT_WAITING_MAX)
+        self._signal = None
