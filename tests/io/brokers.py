@@ -24,7 +24,7 @@ from hedgerow.io.mqtt.broker import Broker
 from hedgerow.io.mqtt.connection import Connection, Message
 from hedgerow.io.nats_server import find_binary
 
-START_SECONDS_MAX = 10
+START_SECONDS_MAX = 60
 
 
 @dataclass
@@ -89,7 +89,7 @@ class Listener:
     def on(self, topic: str) -> list[bytes]:
         return [message.payload for message in self.messages if message.topic == topic]
 
-    async def until(self, fits: Callable[[Listener], object], seconds_max: float = 20) -> None:
+    async def until(self, fits: Callable[[Listener], object], seconds_max: float = 60) -> None:
         """Listen until `fits` holds."""
         async with asyncio.timeout(seconds_max):
             while not fits(self):
@@ -103,7 +103,7 @@ async def listening(broker: Broker, *topics: str) -> AsyncIterator[Listener]:
         yield Listener(connection)
 
 
-async def until(fits: Callable[[], object], seconds_max: float = 20) -> None:
+async def until(fits: Callable[[], object], seconds_max: float = 60) -> None:
     """Wait until `fits` holds."""
     async with asyncio.timeout(seconds_max):
         while not fits():

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -85,31 +85,26 @@ class OpcThread(NamedTuple):
 @contextmanager
 def opcua_thread(values: dict[str, object]) -> Iterator[OpcThread]:
     """An OPC UA server in a thread of its own."""
-    loop, stop = asyncio.new_event_loop(), asyncio.Event()
-    started: list[OpcServer] = []
-    ready = threading.Event()
+    started: list[OpcThread] = []
+    stop, ready = asyncio.Event(), threading.Event()
 
     async def serve() -> None:
         try:
             async with opcua_server(values) as server:
-                started.append(server)
+                started.append(OpcThread(server, asyncio.get_running_loop()))
                 ready.set()
                 await stop.wait()
         finally:
             ready.set()
 
-    def run() -> None:
-        loop.run_until_complete(serve())
-        loop.close()
-
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
     ready.wait()
     try:
-        yield OpcThread(started[0], loop)
+        yield started[0]
     finally:
         if started:
-            loop.call_soon_threadsafe(stop.set)
+            started[0].loop.call_soon_threadsafe(stop.set)
         thread.join()
 
 
@@ -117,3 +112,32 @@ def data_value(value: object, when: datetime, *, bad: bool = False) -> object:
     """A value with the time of its source, and perhaps a status that says not to believe it."""
     status = ua.StatusCode(ua.StatusCodes.BadSensorFailure if bad else ua.StatusCodes.Good)
     return ua.DataValue(ua.Variant(value), status, SourceTimestamp=when)
+
+
+@asynccontextmanager
+async def cable(port: int) -> AsyncGenerator[int, None]:
+    """A port on loopback that leads to `port`, until the block ends: then it is cut."""
+    carrying: set[asyncio.Task[None]] = set()
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def joined(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+        writers.update({writer, far_writer})
+        for way in ((reader, far_writer), (far_reader, writer)):
+            carrying.add(asyncio.create_task(carry(*way)))
+
+    writers: set[asyncio.StreamWriter] = set()
+    server = await asyncio.start_server(joined, "127.0.0.1", 0)
+    async with server:
+        try:
+            yield int(server.sockets[0].getsockname()[1])
+        finally:
+            for writer in writers:
+                writer.close()
+            await asyncio.gather(*carrying)

@@ -81,7 +81,7 @@ def sensor(kind: str, **settings: object) -> Sensor:
 
 
 async def first(
-    given: Sensor, surroundings: Surroundings, readings: int = 10**6, seconds: float = 20
+    given: Sensor, surroundings: Surroundings, readings: int = 10**6, seconds: float = 90
 ) -> list[Reading]:
     """The first readings of a sensor, or all if it ends before; then it is closed."""
     taken: list[Reading] = []

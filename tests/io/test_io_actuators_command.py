@@ -32,7 +32,7 @@ def told(given: Actuator, notices: Sequence[Notice]) -> Egress:
     egress = Egress()
 
     async def run() -> None:
-        async with asyncio.timeout(30), given.open(around(["x"], 1, egress=egress)) as act:
+        async with asyncio.timeout(90), given.open(around(["x"], 1, egress=egress)) as act:
             await act(notices)
 
     asyncio.run(run())

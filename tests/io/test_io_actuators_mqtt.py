@@ -258,6 +258,20 @@ def test_births_wait_for_the_primary_host_and_end_with_it(tmp_path: Path) -> Non
     asyncio.run(play())
 
 
+def test_what_only_moves_numbers_goes_now_and_then(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with scene(tmp_path, "sparkplug", every_seconds=3600) as (act, ear, _):
+            scada = Scada(ear)
+            for number in range(100):
+                await act([notice(confidence=number / 100)])
+            await act([notice(alert=True), notice(), notice(label="last")])
+            await ear.until(lambda _: ("press 4", "last", False) in scada.predictions())
+            told = [event for event in scada.events if isinstance(event, Data) and event.device]
+            assert len(told) == 4
+
+    asyncio.run(play())
+
+
 def test_devices_are_bounded(tmp_path: Path) -> None:
     async def play() -> None:
         async with scene(tmp_path, "sparkplug", devices_max=2) as (act, ear, _):

@@ -100,7 +100,7 @@ def told(
 
     async def run() -> None:
         surroundings = around(["x"], 1, clock=clock, egress=egress)
-        async with asyncio.timeout(20), given.open(surroundings) as act:
+        async with asyncio.timeout(90), given.open(surroundings) as act:
             await act(notices)
 
     asyncio.run(run())

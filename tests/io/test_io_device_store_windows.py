@@ -228,6 +228,8 @@ def test_another_process_may_look_and_not_touch(wide: DeviceStore, tmp_path: Pat
     wide.add_windows([window(1)])
     reading = DeviceStore.reading(tmp_path / "wide.db")
     assert reading.window_count() == 1
+    wide.add_windows([window(2)])
+    assert reading.window_count() == 2
     with pytest.raises(Exception, match="readonly"):
         reading.set_fact("a", b"1")
     reading.close()

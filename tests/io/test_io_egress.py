@@ -263,6 +263,30 @@ def test_it_is_signed_within_a_second_or_so(
     asyncio.run(scene())
 
 
+def test_what_leaves_after_the_end_harms_nobody(tmp_path: Path, identity: Identity) -> None:
+    record = EgressRecord(tmp_path / "egress", identity)
+    record.close()
+    others = (tmp_path / "others").open("wb")  # takes the number that the record's file had
+    leave(record)
+    record.sign()
+    record.close()
+    others.write(b"mine")
+    others.close()
+    assert (tmp_path / "others").read_bytes() == b"mine"
+    assert record.unwritten == 1
+
+
+def test_a_record_that_somebody_removed_stops_nothing(
+    record: EgressRecord, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in (tmp_path / "egress").iterdir():
+        path.unlink()
+    leave(record, 3)
+    record.sign()
+    assert record.unwritten == 3
+    assert "not signed now" in caplog.text
+
+
 def test_there_must_be_a_record_to_read(tmp_path: Path) -> None:
     for what in (EgressReader, Appender):
         with pytest.raises(UsageError, match="no egress record"):

@@ -216,4 +216,4 @@ def test_elsewhere_than_on_linux_it_is_the_processs_own_time(tmp_path: Path) -> 
     end = time.process_time() + 0.1
     while time.process_time() < end:
         pass
-    assert meter.joules().joules >= 0.09 * EnergySettings().watts_per_core
+    assert meter.joules().joules >= 0.08 * EnergySettings().watts_per_core

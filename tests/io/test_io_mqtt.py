@@ -126,11 +126,15 @@ def test_the_will_is_made_anew_for_every_connection(tmp_path: Path) -> None:
                 return Will("will", b"%d" % made[-1])
 
             async with listening(server.broker, "will") as ear:
-                async with Connection(server.broker, "mouth", will=will) as mouth:
-                    for number in range(2):
+                ups: list[bool] = []
+                mouth = Connection(
+                    server.broker, "mouth", will=will, on_up=lambda: ups.append(True)
+                )
+                async with mouth:
+                    for number in (1, 2):
                         mouth.reconnect("test")
-                        await ear.until(lambda ear, n=number: len(ear.on("will")) > n)  # type: ignore[misc]
-                        await until(lambda: mouth.up)
+                        await ear.until(lambda ear, n=number: len(ear.on("will")) == n)  # type: ignore[misc]
+                        await until(lambda n=number: len(ups) > n)  # type: ignore[misc]
                 assert ear.on("will") == [b"0", b"1"]  # and none for the orderly end
 
     asyncio.run(scene())
@@ -325,10 +329,12 @@ def test_a_refused_subscription_is_an_error(tmp_path: Path) -> None:
 
 def test_a_broker_that_sends_nonsense_does_not_end_the_client() -> None:
     logins: list[bytes] = []
+    entered = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         logins.append(await reader.read(1000))
         writer.write(b"\x20\x02\x00\x00")  # CONNACK: yes
+        await entered.wait()
         if len(logins) == 1:
             writer.write(b"\x30\x01\x00")  # a PUBLISH that ends before its topic
         else:
@@ -340,7 +346,8 @@ def test_a_broker_that_sends_nonsense_does_not_end_the_client() -> None:
         async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
             async with Connection(Broker(url=f"mqtt://127.0.0.1:{port}"), "ear") as ear:
-                (message,) = await asyncio.wait_for(ear.receive(), 20)
+                entered.set()
+                (message,) = await asyncio.wait_for(ear.receive(), 60)
                 assert (message.topic, message.payload) == ("a", b"hi")
                 assert len(logins) >= 2
 

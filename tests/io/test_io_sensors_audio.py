@@ -32,8 +32,8 @@ RATE = 16_000
 LOST_SECONDS = 0.5
 
 
-def tone(rate: float, count: int, hz: float = 440.0) -> NDArray[np.float64]:
-    made: NDArray[np.float64] = np.sin(2 * np.pi * hz * np.arange(count) / rate) / 2
+def tone(rate: float, count: int, *, first: int = 0) -> NDArray[np.float64]:
+    made: NDArray[np.float64] = np.sin(2 * np.pi * 440 * (first + np.arange(count)) / rate) / 2
     return made
 
 
@@ -219,7 +219,7 @@ class _Stream:
     def _run(self) -> None:
         at = 0
         while not self._stop.wait(self._size / self._rate / 4):
-            sound = tone(self._rate, at + self._size)[at:, None]
+            sound = tone(self._rate, self._size, first=at)[:, None]
             data = np.repeat(sound, self._channels, axis=1).astype(np.float32)
             status = SimpleNamespace(input_overflow=at // self._size == self._card.overflows_at)
             self._card.clock.passed += self._size / self._rate
@@ -239,7 +239,7 @@ def heard(
     async def run() -> list[Reading]:
         taken: list[Reading] = []
         given = sensor("audio", **settings)
-        async with asyncio.timeout(20), aclosing(given.batches(surroundings)) as batches:
+        async with asyncio.timeout(90), aclosing(given.batches(surroundings)) as batches:
             async for batch in batches:
                 taken += batch
                 if len(taken) >= count:

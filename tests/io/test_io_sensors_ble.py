@@ -194,7 +194,7 @@ def air(monkeypatch: pytest.MonkeyPatch) -> Air:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(90):
         while not condition():
             await asyncio.sleep(0)
 
@@ -206,7 +206,7 @@ def test_advertised_values_hold_until_the_next_and_a_silent_sensor_is_gone(air: 
 
     async def until_gone(batches: AsyncGenerator[Sequence[Reading], None]) -> list[Reading]:
         taken: list[Reading] = []
-        async with asyncio.timeout(20), aclosing(batches):
+        async with asyncio.timeout(90), aclosing(batches):
             while not taken or not isinstance(taken[-1], Gone):
                 taken += await anext(batches)
         return taken

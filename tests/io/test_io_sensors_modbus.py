@@ -9,7 +9,7 @@ import select
 import termios
 import threading
 import tty
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 
 import numpy as np
@@ -104,14 +104,20 @@ def test_a_server_that_stops_is_down_and_one_that_never_was_too() -> None:
         )
         with pytest.raises(SensorDown, match=r"no Modbus at 127\.0\.0\.1.*cable"):
             await first(given, around(CHANNELS, 10))
-        async with asyncio.timeout(15), aclosing(given.batches(around(CHANNELS, 50))) as batches:
+        async with asyncio.timeout(90), aclosing(given.batches(around(CHANNELS, 50))) as batches:
             async with modbus_server([pump(1, 20.0)], port):
                 await anext(batches)
+            taken: list[Reading] = []
             with pytest.raises(SensorDown, match="nobody answers"):
-                async for _ in batches:
-                    pass
+                await _take_all(batches, taken)
+            assert isinstance(taken[-1], Gone) and "unit 1" in taken[-1].reason
 
     asyncio.run(run())
+
+
+async def _take_all(batches: AsyncGenerator[Sequence[Reading], None], taken: list[Reading]) -> None:
+    async for batch in batches:
+        taken += batch
 
 
 def test_a_register_that_is_not_there_is_the_settings_fault() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from hedgerow.core.errors import UsageError
 from hedgerow.io.sensors.base import Block, Reading, SensorDown
-from tests.io.industrial import NAMESPACE, OpcThread, data_value, opcua_server, opcua_thread
+from tests.io.industrial import NAMESPACE, OpcThread, cable, data_value, opcua_thread
 from tests.io.sensing import around, blocks, first, gaps, joined, sensor
 
 NODES = {"x": f"nsu={NAMESPACE};s={{stream}}.x", "y": f"nsu={NAMESPACE};s={{stream}}.y"}
@@ -139,24 +139,28 @@ def test_arrays_and_numbers_are_not_taken_for_each_other(
         asyncio.run(first(given, around(["t"], 1)))
 
 
-def test_a_server_that_stops_is_down_at_once_and_is_found_again() -> None:
+def test_a_server_out_of_reach_is_down_at_once_and_is_found_again(server: OpcThread) -> None:
+    port = int(server.url.split(":")[2].split("/")[0])
+
     async def run() -> list[Reading]:
-        async with opcua_server({"t": 1.0}) as server:
-            given = sensor("opcua", url=server.url, nodes={"t": "ns=2;s=t"}, block_seconds=0.1)
+        async with cable(port) as reached:
+            url = f"opc.tcp://127.0.0.1:{reached}"
+            given = sensor("opcua", url=url, nodes={"t": "ns=2;s=t"}, block_seconds=0.1)
             batches = given.batches(around(["t"], 20))
             await anext(batches)
-        async with asyncio.timeout(10):
-            with pytest.raises(SensorDown):
+        async with asyncio.timeout(90):
+            with pytest.raises(SensorDown, match="is lost"):
                 async for _ in batches:
                     pass
         with pytest.raises(SensorDown, match="no OPC UA from"):
             await first(given, around(["t"], 20))
-        port = int(server.url.split(":")[2].split("/")[0])
-        async with opcua_server({"t": 5.0}, port):
-            return await first(given, around(["t"], 20), 1)
+        async with cable(port) as reached:
+            url = f"opc.tcp://127.0.0.1:{reached}"
+            again = sensor("opcua", url=url, nodes={"t": "ns=2;s=t"})
+            return await first(again, around(["t"], 20), 1)
 
     (block,) = blocks(asyncio.run(run()))
-    assert block.samples[0, 0] == 5.0
+    assert block.samples[0, 0] == 21.5
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from asyncua.crypto.cert_gen import setup_self_signed_certificate
 from asyncua.crypto.permission_rules import User, UserRole
+from asyncua.server.internal_server import InternalServer
 from asyncua.server.server import Server
+from asyncua.server.user_managers import UserManager
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from hedgerow.core.errors import UsageError
@@ -23,12 +25,12 @@ OURS = "urn:hedgerow:device"
 USE = {"ours": ExtendedKeyUsageOID.CLIENT_AUTH, "theirs": ExtendedKeyUsageOID.SERVER_AUTH}
 
 
-class Users:
+class Users(UserManager):
     """One account."""
 
     def get_user(
         self,
-        iserver: object,
+        iserver: InternalServer,
         username: str | None = None,
         password: str | None = None,
         certificate: object = None,

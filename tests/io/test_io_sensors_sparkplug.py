@@ -39,9 +39,17 @@ class Plant:
     def __init__(self, broker: Broker) -> None:
         self.edge = EdgeNode("plant", "node", bd_seq=0)
         self.rebirths = 0
+        self.ups = 0
         self.connection = Connection(
-            broker, "plant", subscribe=[("spBv1.0/plant/NCMD/node", 1)], will=self._will
+            broker,
+            "plant",
+            subscribe=[("spBv1.0/plant/NCMD/node", 1)],
+            will=self._will,
+            on_up=self._up,
         )
+
+    def _up(self) -> None:
+        self.ups += 1
 
     def _will(self) -> Will:
         return Will(*self.edge.will(NOW_MS))
@@ -223,7 +231,7 @@ def test_a_node_that_dies_takes_its_streams_along(tmp_path: Path) -> None:
             await read.until(lambda: isinstance(read.readings[-1], Gone))
             gone = read.readings[-1]
             assert (gone.stream, gone.reason) == ("node/press", "the edge node died")  # type: ignore[union-attr]
-            await until(lambda: plant.connection.up)
+            await until(lambda: plant.ups == 2)
             plant.send(plant.edge.births(NOW_MS))
             await read.until(lambda: isinstance(read.readings[-1], Block))
 

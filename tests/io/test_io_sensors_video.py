@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 
 from hedgerow.core.errors import UsageError
 from hedgerow.io.sensors.base import Block, Reading, SensorDown
+from tests.io.industrial import free_port
 from tests.io.sensing import Clock, around, blocks, first, gaps, joined, sensor
 
 START = Clock().now()
@@ -116,6 +119,50 @@ def test_a_camera_of_ffmpeg_streams_until_it_is_closed() -> None:
     frames = joined(ours)
     assert frames.shape[1] == 12 and 0 < frames.mean() < 1
     assert max(map(abs, gaps(ours, 10)), default=0) < 0.01
+
+
+CAMERA = """
+import sys, time, av, numpy as np
+while True:
+    try:
+        with av.open(sys.argv[1], "w", format="rtsp", options={"rtsp_transport": "tcp"}) as out:
+            stream = out.add_stream("mpeg4", rate=20)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            for number in range(10**6):
+                picture = np.full((48, 64, 3), number % 256, np.uint8)
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                frame.pts = number
+                for packet in stream.encode(frame):
+                    out.mux(packet)
+                time.sleep(0.05)
+    except ConnectionError:  # nobody listens yet, or any more
+        time.sleep(0.1)
+"""
+
+
+def test_a_camera_over_rtsp_gives_even_samples_on_our_clock() -> None:
+    # A camera that pushes: then the sensor's side of FFmpeg is the one that listens.
+    url = f"rtsp://127.0.0.1:{free_port()}/camera"
+    camera = subprocess.Popen([sys.executable, "-c", CAMERA, url])
+    try:
+        given = sensor(
+            "video",
+            source=url,
+            width=2,
+            height=2,
+            timeout_seconds=60,
+            options={"rtsp_flags": "listen", "listen_timeout": "60"},
+        )
+        surroundings = around(names(4), 10)
+        ours = blocks(asyncio.run(first(given, surroundings, 10)))
+    finally:
+        camera.kill()
+        camera.wait()
+    assert abs(ours[-1].time_seconds - surroundings.now()) < 60
+    levels = joined(ours)[:, 0]
+    assert (np.diff(levels) >= 0).all() and levels[-1] > levels[0]
+    # A machine that stops for a moment makes a gap, and says so; else they are even.
+    assert sum(abs(gap) > 0.01 for gap in gaps(ours, 10)) <= 1
 
 
 @contextmanager

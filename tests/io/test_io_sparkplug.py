@@ -63,6 +63,29 @@ def test_every_type_comes_through(datatype: DataType, value: Any) -> None:
     assert decode(encode(payload)) == payload
 
 
+BY_ANOTHER = bytes.fromhex(  # a NBIRTH as pysparkplug 0.6.1 writes it
+    "080112120a036931361880d095ffbc31200250d4fd0312190a036936341880d095ffbc312004588080808080"
+    "e0ffffff0112150a01641880d095ffbc31200a699a9999999999b93f12100a01731880d095ffbc31200c7a02"
+    "c3b612180a0266611880d095ffbc31201e8201080000c03f0000204012150a0262611880d095ffbc31202082"
+    "010503000000a0120e0a016e1880d095ffbc31200a38011809"
+)
+
+
+def test_what_another_library_wrote_is_read() -> None:
+    payload = decode(BY_ANOTHER)
+    assert (payload.timestamp_ms, payload.seq) == (1, 9)
+    assert {metric.name: metric.value for metric in payload.metrics} == {
+        "i16": -300,
+        "i64": -(2**40),
+        "d": 0.1,
+        "s": "ö",
+        "fa": [1.5, 2.5],
+        "ba": [True, False, True],
+        "n": None,
+    }
+    assert {metric.timestamp_ms for metric in payload.metrics} == {NOW_MS}
+
+
 def test_arrays_are_packed_as_the_specification_shows() -> None:
     # Sparkplug 3.0.0, section 6.4.16: examples of Int8Array, BooleanArray and StringArray.
     def packed(datatype: DataType, value: Any) -> bytes:

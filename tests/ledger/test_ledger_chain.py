@@ -127,6 +127,8 @@ def test_a_shortened_record_goes_on_from_what_its_segment_says() -> None:
     assert checked([*lines, *tail]).entries == 6
     alone = checked(tail)
     assert (alone.good, alone.first, alone.entries) == (True, 5, 1)
+    assert checked(tail, {5: head}).good
+    assert "nothing shows" in checked(tail, {4: head}).why
     assert not checked([*lines[:-3], *tail]).good
 
 

@@ -202,11 +202,12 @@ def test_a_model_that_cannot_run_is_refused_and_the_old_one_stays() -> None:
     run(body)
 
 
-def test_another_model_takes_over_without_a_pause() -> None:
+def test_another_bundle_takes_over_without_a_pause() -> None:
     async def body() -> None:
         async with guarded() as model:
             before = process_of(model)
-            change = asyncio.create_task(model.use(spec("watch 2")))
+            another = Bundle.from_bytes(BUNDLE.to_bytes())
+            change = asyncio.create_task(model.use(spec("watch 2", another)))
             answered = 0
             while not change.done():
                 await model.infer(windows(1))  # raises if nobody answers
@@ -215,6 +216,29 @@ def test_another_model_takes_over_without_a_pause() -> None:
             assert answered > 3
             assert model.status.model == "watch 2" and process_of(model) != before
             assert not Path(f"/proc/{before}").exists()
+
+    run(body)
+
+
+def test_other_weights_go_into_the_process_that_runs() -> None:
+    async def body() -> None:
+        x = windows(40)
+        async with guarded() as model:
+            before = process_of(model)
+            halves = [BUNDLE.weights * np.float32(scale) for scale in (0.5, 2.0)]
+            names = "half", "double"
+            beside = [asyncio.create_task(model.infer(x)) for _ in range(5)]
+            pairs = zip(halves, names, strict=True)
+            await asyncio.gather(*(model.use(ModelSpec(BUNDLE, w, name)) for w, name in pairs))
+            assert np.isfinite(await asyncio.gather(*beside)).all()
+            assert process_of(model) == before
+            assert model.status.model == "double"
+            wanted = Predictor(BUNDLE, weights=halves[1])(x)
+            assert np.array_equal(await model.infer(x), wanted)
+            os.kill(before, signal.SIGKILL)
+            await asyncio.sleep(0.05)
+            await answers_again(model)  # with the weights it had last
+            assert np.array_equal(await model.infer(x), wanted)
 
     run(body)
 

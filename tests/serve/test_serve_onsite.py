@@ -1,8 +1,9 @@
 """Learning on site: a real process learns from what was seen, within its budget."""
 
 import asyncio
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,14 @@ QUICK = OnSiteSettings(
 )
 
 
+def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    @functools.wraps(test)
+    def run(*args: Any, **fixtures: Any) -> None:
+        asyncio.run(test(*args, **fixtures))
+
+    return run
+
+
 def site(
     tmp_path: Path,
     bundle: Bundle,
@@ -44,6 +53,7 @@ def site(
         around=around,
         gauges=gauges,
         used=used,
+        niceness=0,  # tests run where others do, and wait
     )
 
 
@@ -57,15 +67,17 @@ def hall(windows: int, seed: int = 0) -> Array:
 
 def fill(one: OnSite, x: Array, scores: Array | None = None, every_seconds: float = 3.0) -> None:
     rows = np.arange(len(x)) % 4
-    one.seen(rows, x, every_seconds * np.arange(len(x)), scores)
+    one.seen(rows, x, np.linspace(0, every_seconds * (len(x) - 1), len(x)), scores)
 
 
 def error(bundle: Bundle, weights: Array, x: Array) -> float:
     return float(np.mean((Predictor(bundle, weights=weights)(x) - x) ** 2))
 
 
+@in_loop
 async def test_an_autoencoder_learns_a_hall_and_the_learned_is_better(tmp_path: Path) -> None:
-    bundle, used = app_bundle("vibration"), []
+    bundle = app_bundle("vibration")
+    used: list[float] = []
     one = site(tmp_path, bundle, used=used.append)
     fill(one, hall(1500))
     assert await one.once() is None and one.view.state == "idle"  # nothing asked for it yet
@@ -81,8 +93,12 @@ async def test_an_autoencoder_learns_a_hall_and_the_learned_is_better(tmp_path: 
     assert learned.seconds > 0.1 and learned.joules == pytest.approx(2 * learned.seconds)
     assert not (tmp_path / "onsite" / "task").exists()
     assert await one.once() is None  # asked once, learned once
+    fill(one, hall(100))
+    one.ask("again")
+    assert await one.once() is None  # … and not again before a pause
 
 
+@in_loop
 async def test_a_classifier_learns_from_labels_given_later(tmp_path: Path) -> None:
     bundle = app_bundle("watch")
     rng = stream(3, "moves")
@@ -90,7 +106,7 @@ async def test_a_classifier_learns_from_labels_given_later(tmp_path: Path) -> No
     y = np.arange(280) % 7
     x = shapes[y] + 0.5 * rng.standard_normal((280, 6, 100), np.float32)
     one = site(tmp_path, bundle, epochs=5)
-    one.seen(np.zeros(280, np.int64), x, 40.0 * np.arange(280))
+    one.seen(np.zeros(280, np.int64), x, np.linspace(0, 40 * 279, 280))
     one.ask("drift")
     assert await one.once() is None
     assert "0 windows to learn from" in one.view.why  # no label yet
@@ -101,6 +117,7 @@ async def test_a_classifier_learns_from_labels_given_later(tmp_path: Path) -> No
     assert learned.before < 0.5 < 0.9 < learned.after
 
 
+@in_loop
 async def test_labelled_windows_of_the_store_are_learned_from_too(tmp_path: Path) -> None:
     bundle = app_bundle("watch")
     rng = stream(4, "moves")
@@ -108,11 +125,12 @@ async def test_labelled_windows_of_the_store_are_learned_from_too(tmp_path: Path
     y = np.arange(140) % 7
     x = shapes[y] + 0.5 * rng.standard_normal((140, 6, 100), np.float32)
     one = site(tmp_path, bundle, epochs=8)
-    one.add_labelled(np.zeros(140, np.int64), x, 40.0 * np.arange(140), y)
+    one.add_labelled(np.zeros(140, np.int64), x, np.linspace(0, 40 * 139, 140), y)
     learned = await one.once()
     assert learned is not None and learned.why.startswith("140 windows were given labels")
 
 
+@in_loop
 async def test_what_alarms_is_not_learned_unless_somebody_calls_it_normal(tmp_path: Path) -> None:
     one = site(tmp_path, app_bundle("vibration"))
     x = hall(400)
@@ -130,6 +148,7 @@ async def test_what_alarms_is_not_learned_unless_somebody_calls_it_normal(tmp_pa
     assert one.labelled(2, 0, 300, 0) > 0 and len(one.evidence(2)[1]) > 0
 
 
+@in_loop
 async def test_it_waits_for_its_budget_and_says_why(tmp_path: Path) -> None:
     now = [msgspec.structs.replace(FREE, on_power=False)]
     one = site(tmp_path, app_bundle("vibration"), gauges=lambda: now[0])
@@ -141,6 +160,7 @@ async def test_it_waits_for_its_budget_and_says_why(tmp_path: Path) -> None:
     assert isinstance(await one.once(), Learned)  # it was not forgotten that it was asked
 
 
+@in_loop
 async def test_a_training_is_paused_while_the_machine_is_busy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,11 +180,12 @@ async def test_a_training_is_paused_while_the_machine_is_busy(
     assert "paused" in states and one.view.state == "idle"
 
 
+@in_loop
 async def test_a_day_without_joules_ends_a_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hedgerow.serve.onsite.pace.GAUGE_SECONDS", 0.05)
-    one = site(tmp_path, app_bundle("vibration"), joules_per_day=0.3, epochs=1000)
+    one = site(tmp_path, app_bundle("vibration"), joules_per_day=0.3, epochs=1000, pause_seconds=0)
     fill(one, hall(3000))
     one.ask("drift")
     assert await one.once() is None
@@ -174,6 +195,7 @@ async def test_a_day_without_joules_ends_a_training(
     assert await one.once() is None and one.view.state == "waiting"
 
 
+@in_loop
 async def test_a_training_that_takes_too_long_ends(tmp_path: Path) -> None:
     one = site(tmp_path, app_bundle("vibration"), seconds_max=0.2, epochs=1000)
     fill(one, hall(3000))
@@ -181,6 +203,7 @@ async def test_a_training_that_takes_too_long_ends(tmp_path: Path) -> None:
     assert await one.once() is None and "more than 0.2 s" in one.view.last
 
 
+@in_loop
 async def test_a_training_without_the_memory_it_needs_ends_by_itself(tmp_path: Path) -> None:
     one = site(tmp_path, app_bundle("vibration"), memory_bytes_max=64 * 2**20)
     fill(one, hall(400))
@@ -189,6 +212,7 @@ async def test_a_training_without_the_memory_it_needs_ends_by_itself(tmp_path: P
     assert one.view.last and one.view.state == "idle"
 
 
+@in_loop
 async def test_a_model_that_took_over_meanwhile_wins(tmp_path: Path) -> None:
     bundle = app_bundle("vibration")
     one = site(tmp_path, bundle)
@@ -201,6 +225,7 @@ async def test_a_model_that_took_over_meanwhile_wins(tmp_path: Path) -> None:
     assert one.view.windows == 400  # of the same features: still of use
 
 
+@in_loop
 async def test_a_cancelled_training_leaves_no_process_and_no_files(tmp_path: Path) -> None:
     one = site(tmp_path, app_bundle("vibration"), epochs=1000)
     fill(one, hall(3000))
@@ -220,6 +245,7 @@ async def test_a_cancelled_training_leaves_no_process_and_no_files(tmp_path: Pat
     assert not (tmp_path / "onsite" / "task").exists()
 
 
+@in_loop
 async def test_the_owner_may_clear_it_or_turn_it_off(tmp_path: Path) -> None:
     one = site(tmp_path, app_bundle("vibration"))
     fill(one, hall(100))

@@ -20,7 +20,7 @@ def offer(
     buffer: Replay, rows: NDArray[np.int64], start: float, scores: NDArray[np.float32] | None = None
 ) -> None:
     x = np.repeat(rows[:, None], 8, 1).astype(np.float32) + np.float32(start) * 1e-3
-    buffer.add(rows, x, start + np.arange(len(rows)) * 1e-6, scores)
+    buffer.add(rows, x, start + np.linspace(0, 1e-3, len(rows)), scores)
 
 
 def test_it_keeps_all_until_it_is_full_and_never_more() -> None:

@@ -1,4 +1,4 @@
-"""Releases over a real server: published by the command, tried by devices, kept through restarts."""
+"""Releases over a real server: by the command, tried by devices, kept through restarts."""
 
 import asyncio
 import contextlib

@@ -101,6 +101,29 @@ def test_the_owners_bundle_takes_over_and_outlives_the_process(tmp_path: Path) -
     asyncio.run(second())
 
 
+def test_what_is_offered_before_the_agent_runs_waits_for_the_trial_that_goes_on(
+    tmp_path: Path,
+) -> None:
+    first, second = bad_models.nudged(0.01), bad_models.nudged(0.006)
+    slow_watch = TrialRules(block_windows=1, watch_seconds=0.2, watch_windows=10**6, slower_max=4.0)
+
+    async def begin() -> None:
+        device = Device(tmp_path, slow_watch)
+        async with running(device):
+            device.trials.offer(owners(first))
+            await until(lambda: device.used)
+
+    async def go_on() -> None:
+        device = Device(tmp_path)
+        device.trials.offer(owners(second))
+        async with running(device):
+            await until(lambda: device.trials.serving.bundle.hash == second.hash)
+
+    asyncio.run(begin())
+    asyncio.run(go_on())
+    assert Device(tmp_path).trials.serving.bundle.hash == second.hash
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [

@@ -113,7 +113,7 @@ def test_a_record_that_was_tampered_with_is_told(tmp_path: Path) -> None:
             await opened(page, url)
             await says(page, "#message-rows", "broker:1883")
             await click(page, "#verify")
-            await says(page, "#seal-says", "The chain holds: 20 entries verified")
+            await says(page, "#seal-says", "The chain holds: 21 entries verified")
             (file,) = [
                 path
                 for path in (agent.settings.state / "egress").iterdir()
@@ -191,5 +191,18 @@ def test_a_label_given_on_the_page_is_kept_and_shown(tmp_path: Path) -> None:
             (given,) = agent.store.given_labels(stream)
             assert given.label == "resting"
             assert page.log == []
+
+    asyncio.run(body())
+
+
+def test_every_metric_of_an_agent_is_explained(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text("utf-8")
+
+    async def body() -> None:
+        async with device(tmp_path) as (agent, url):
+            await until(lambda: agent.windows >= 5)
+            read = Read((await fetched(f"{url}metrics")).decode())
+            assert [name for name in read.types if f"`{name}`" not in page] == []
+            assert read.values["hedgerow_windows_total", ()] >= 5
 
     asyncio.run(body())

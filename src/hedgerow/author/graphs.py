@@ -126,7 +126,7 @@ def losses(spec: Spec) -> Loss:
     def cross_entropy(out: Tensor, y: Tensor) -> Tensor:
         # One-hot by comparison: its derivative needs no scatter.
         hot = (y.unsqueeze(-1) == torch.arange(spec.output.size)).to(out.dtype)
-        loss: Tensor = _CrossEntropy.apply(out, hot)
+        loss: Tensor = _CrossEntropy.apply(out, hot)  # type: ignore[no-untyped-call]
         return loss
 
     def squared_error(out: Tensor, y: Tensor) -> Tensor:

@@ -47,24 +47,6 @@ class InferenceResult(msgspec.Struct, frozen=True):
     guarded_p99_us: float
 
 
-class _Keeping:
-    """Windows into a device's store, many in one commit, as an agent does it."""
-
-    def __init__(self, store: DeviceStore) -> None:
-        self.store = store
-        self._waiting: list[Window] = []
-
-    def keep(self, window: Window) -> None:
-        """In place: every so often this is a commit."""
-        self._waiting.append(window)
-        if len(self._waiting) >= KEPT_TOGETHER:
-            now = clock.now()
-            self.store.add_windows(
-                [StoredWindow(w.samples, 0, now, "bench") for w in self._waiting], now
-            )
-            self._waiting.clear()
-
-
 def bench_inference(windows: int) -> InferenceResult:
     """Time `windows` windows of synthetic samples, each way in turn on the same window.
 
@@ -100,7 +82,8 @@ def _times(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Microseconds of each window: the bare call, and from its samples to the decision."""
     schema = bundle.manifest.input
-    pipeline = Pipeline(bundle, Predictor(bundle), _Keeping(store).keep)
+    waiting: list[Window] = []
+    pipeline = Pipeline(bundle, Predictor(bundle), waiting.append)
     tensors = bundle.manifest.layout.unflatten(bundle.weights)
     bare = open_session(bundle.file(INFER), threads=1, tensors=dict(tensors))
     name = bare.get_inputs()[0].name
@@ -121,11 +104,21 @@ def _times(
         bare.run(None, {name: ready})
         between = time.perf_counter()
         decision = pipeline.push(block, first / schema.rate_hz)
+        if len(waiting) >= KEPT_TOGETHER:
+            _keep(store, waiting)
         seconds[i] = time.perf_counter() - between
         bare_seconds[i] = between - start
         assert decision is not None
     gc.unfreeze()
+    _keep(store, waiting)
     return 1e6 * bare_seconds[WARM_UP:], 1e6 * seconds[WARM_UP:]
+
+
+def _keep(store: DeviceStore, waiting: list[Window]) -> None:
+    """All that waits into the store, in one commit."""
+    now = clock.now()
+    store.add_windows([StoredWindow(w.samples, 0, now, "bench") for w in waiting], now)
+    waiting.clear()
 
 
 async def _guarded(bundle: Bundle) -> NDArray[np.float64]:

@@ -253,14 +253,12 @@ def _kept(state: Path) -> int:
 
 
 async def _arrived(missing: Callable[[], int]) -> None:
-    """Wait for as long as fewer and fewer are missing."""
-    seen = -1
-    while (now := missing()) not in (0, seen):
-        seen = now
-        for _ in range(100):
-            await asyncio.sleep(0.05)
-            if missing() == 0:
-                return
+    """Wait until none is missing, for as long as fewer and fewer are."""
+    seen, since = missing(), clock.monotonic()
+    while seen > 0 and clock.monotonic() - since < PATIENCE_SECONDS:
+        await asyncio.sleep(0.05)
+        if (now := missing()) < seen:
+            seen, since = now, clock.monotonic()
 
 
 def _state(directory: Path, authority: Authority) -> Path:

@@ -41,7 +41,8 @@ def publish_command(bundle: Path, state: Path | None, signed: Path | None) -> No
 
     A coordinator that does not run takes it when it starts.
     """
-    from hedgerow.serve.releases import SIGNED_SUFFIX, SUFFIX, inbox, load_signed
+    from hedgerow.serve.inbox import SUFFIX
+    from hedgerow.serve.releases import SIGNED_SUFFIX, inbox, load_signed
 
     found, place = _load(bundle), inbox(_directory(state, "coordinator"))
     target = place / f"{found.hash}{SUFFIX}"
@@ -130,10 +131,10 @@ def try_command(bundle: Path, state: Path | None) -> None:
 
     It is tried beside the model in use, takes over if it is no worse, and is watched.
     """
-    from hedgerow.serve.trials.offers import SUFFIX, private
+    from hedgerow.serve.inbox import OFFERS, SUFFIX, private
 
     found = _load(bundle)
-    place = private(_directory(state, "device") / "offers")
+    place = private(_directory(state, "device") / OFFERS)
     found.save(place / f"{found.hash}{SUFFIX}")
     click.echo(f"{_name(found)} is handed over; follow it on the device's page")
 

@@ -99,7 +99,7 @@ def left_behind(directory: Path) -> dict[str, Any]:
         )
     store = DeviceStore.reading(path)
     try:
-        stored = {kind: kept._asdict() for kind, kept in store.kept().items()}
+        stored = msgspec.to_builtins(store.kept())
         return {"stored": stored, "drops": store.drops()}
     finally:
         store.close()
@@ -153,8 +153,8 @@ def _means(view: OwnerView) -> list[tuple[str, str]]:
         told = f"{energy.joules:,.0f} J since the start"
         if energy.joules_per_inference is not None:
             told = f"{1000 * energy.joules_per_inference:.3g} mJ a decision, {told}"
-        how = "estimated from" if energy.estimated else "measured by"
-        rows.append(("energy", f"{told}; {how} {energy.source}"))
+        how = "estimated from CPU time" if energy.estimated else f"measured by {energy.source}"
+        rows.append(("energy", f"{told}; {how}"))
     return rows
 
 

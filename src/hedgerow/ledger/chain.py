@@ -228,8 +228,13 @@ class Verifier:
             raise PeerError("malformed", "a segment's head is no hexadecimal") from None
         if len(self._head) != note.HASH_BYTES or (entry.first == 0 and self._head != EMPTY):
             raise PeerError("malformed", "a segment begins after a head that cannot be")
-        for size in [size for size in self._known if size < entry.first]:
-            del self._known[size]  # shortened beyond it: nothing to compare with
+        beyond = [size for size in self._known if size < entry.first]
+        if beyond:
+            raise PeerError(
+                "shortened",
+                f"it begins at entry {entry.first} and only the first {max(beyond)} are known: "
+                "nothing shows that it goes on from there",
+            )
         self._compare()
 
     def _count(self, entry: Left | Gap | Segment) -> None:

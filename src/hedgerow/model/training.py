@@ -180,13 +180,14 @@ class Group:
         """The weights `[m, P]` as they are given back."""
         weights = averaged.result(self._descent.weights(0, self._count))
         if self._calibration is not None:
-            if not begun:
-                return self._ask.weights[self._places]
+            begin = self._ask.weights[self._places]
             weights = weights.copy()
             self._calibration.off(weights)
             if self._ask.trainable is not None:
-                begin = self._ask.weights[self._places]
                 np.copyto(weights, begin, where=~self._ask.trainable)
+            for cut in self._cuts:
+                if not begun or not cut.block.steps:
+                    weights[cut.low : cut.high] = begin[cut.low : cut.high]
         return weights
 
 

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hedgerow.decide.notice import Notice
-from hedgerow.protocol.owner import (
+from hedgerow.protocol.history import NO_LABEL, Ring, label_of
+from hedgerow.protocol.owner_streams import (
     STATES,
-    History,
     StreamCounts,
     StreamDetail,
     StreamPage,
@@ -32,12 +32,8 @@ MINUTES: Final = (2.0, 300)
 DAY: Final = (300.0, 288)
 """Seconds a step, and steps kept."""
 
-RECENT_STEPS: Final = 10
-"""Steps of the minutes that make one point of `StreamView.recent`: thirty points in all."""
-
 LABELS_MAX: Final = 254
 OTHER: Final = 254
-NO_LABEL: Final = 255
 SCORE_MAX: Final = 60_000.0
 ROWS_FIRST: Final = 16
 LETTERS_MAX: Final = 10_000
@@ -63,7 +59,7 @@ class Board:
         self._texts: list[tuple[str, str]] = []  # reason and model
         self._numbers: dict[str, int] = {}
         self._latest = np.zeros(0, _LATEST)
-        self._minutes, self._day = _Ring(*MINUTES), _Ring(*DAY)
+        self._minutes, self._day = Ring(*MINUTES), Ring(*DAY)
 
     def row(self, stream: str) -> int:
         """The row of a stream, made when it is new; -1: the board is full."""
@@ -244,7 +240,7 @@ class Board:
         return wanted in self._label(row).casefold()
 
     def _label(self, row: int) -> str:
-        return _label_of(int(self._latest["label"][row]), self.labels) or ""
+        return label_of(int(self._latest["label"][row]), self.labels) or ""
 
     def _states(self, rows: NDArray[np.int64], now: float) -> NDArray[np.int64]:
         latest = self._latest[rows]
@@ -301,117 +297,5 @@ _LATEST = np.dtype(
 _NOTHING = np.array((-np.inf, np.nan, np.nan, np.nan, np.nan, NO_LABEL, False, False), _LATEST)
 
 
-class _Ring:
-    """Of each row the last `length` steps: highest score, lowest confidence, last label."""
-
-    def __init__(self, step_seconds: float, length: int) -> None:
-        self.step_seconds, self.length = step_seconds, length
-        self._newest = np.zeros(0, np.int64)  # number of the newest step; 0: none yet
-        self._scores = np.zeros((0, length), np.float16)
-        self._confidences = np.zeros((0, length), np.float16)
-        self._labels = np.zeros((0, length), np.uint8)
-
-    def grow(self, rows: int) -> None:
-        more = rows - len(self._newest)
-        self._newest = np.concatenate([self._newest, np.zeros(more, np.int64)])
-        blank = np.full((more, self.length), np.nan, np.float16)
-        self._scores = np.concatenate([self._scores, blank])
-        self._confidences = np.concatenate([self._confidences, blank])
-        none = np.full((more, self.length), NO_LABEL, np.uint8)
-        self._labels = np.concatenate([self._labels, none])
-
-    def clear(self, row: int) -> None:
-        self._newest[row] = 0
-        self._scores[row] = self._confidences[row] = np.nan
-        self._labels[row] = NO_LABEL
-
-    def add(
-        self,
-        rows: NDArray[np.int64],
-        seconds: NDArray[np.float64],
-        scores: NDArray[np.float32],
-        confidences: NDArray[np.float32],
-        labels: NDArray[np.uint8],
-    ) -> None:
-        steps = (seconds // self.step_seconds).astype(np.int64) + 1
-        before = self._newest[rows]
-        # A clock that went back farther than the ring is long begins the row anew.
-        for row in np.unique(rows[steps < before - self.length]):
-            self.clear(int(row))
-        before = self._newest[rows]
-        np.maximum.at(self._newest, rows, steps)
-        self._wipe(rows, before)
-        kept = steps > self._newest[rows] - self.length
-        rows, steps = rows[kept], steps[kept] % self.length
-        _fold(self._scores, rows, steps, scores[kept], np.fmax)
-        _fold(self._confidences, rows, steps, confidences[kept], np.fmin)
-        self._labels[rows, steps] = labels[kept]
-
-    def _wipe(self, rows: NDArray[np.int64], before: NDArray[np.int64]) -> None:
-        """Blank the steps that were entered since `before`."""
-        gaps = np.minimum(self._newest[rows] - before, self.length)
-        for gap in range(int(gaps.max(initial=0))):
-            wide = gaps > gap
-            at = (rows[wide], (self._newest[rows[wide]] - gap) % self.length)
-            self._scores[at] = self._confidences[at] = np.nan
-            self._labels[at] = NO_LABEL
-
-    def history(self, row: int, silent: float, labels: Sequence[str]) -> History:
-        at, known, end = self._steps(row, silent)
-        numbers = self._labels[row, at]
-        return History(
-            step_seconds=self.step_seconds,
-            end_seconds=end * self.step_seconds,
-            scores=_list(np.where(known, self._scores[row, at], np.nan)),
-            confidences=_list(np.where(known, self._confidences[row, at], np.nan)),
-            label_numbers=[
-                int(number) if ok and _label_of(int(number), labels) else None
-                for number, ok in zip(numbers, known, strict=True)
-            ],
-            labels=list(labels),
-        )
-
-    def recent(self, row: int, silent: float) -> list[float | None]:
-        at, known, _ = self._steps(row, silent)
-        scores = np.where(known, self._scores[row, at], np.nan).reshape(-1, RECENT_STEPS)
-        if not np.isnan(scores).all():
-            return _list(np.fmax.reduce(scores, axis=1))
-        sure = np.where(known, self._confidences[row, at], np.nan).reshape(-1, RECENT_STEPS)
-        return _list(np.fmin.reduce(sure, axis=1))
-
-    def _steps(self, row: int, silent: float) -> tuple[NDArray[np.int64], NDArray[np.bool_], int]:
-        """Places of the last steps, oldest first, which of them are known, and the last's number.
-
-        Silence since the newest window is part of the picture until it would be all of it.
-        """
-        newest = int(self._newest[row])
-        steps_silent = silent // self.step_seconds
-        end = newest + int(steps_silent) if steps_silent < self.length else newest
-        numbers = np.arange(end - self.length + 1, end + 1)
-        known = (numbers <= newest) & (numbers > newest - self.length) & (newest > 0)
-        return numbers % self.length, known, end
-
-
-def _fold(
-    ring: NDArray[np.float16],
-    rows: NDArray[np.int64],
-    steps: NDArray[np.int64],
-    values: NDArray[np.float32],
-    fold: np.ufunc,
-) -> None:
-    fold.at(ring, (rows, steps), values.astype(np.float16))
-
-
-def _label_of(number: int, labels: Sequence[str]) -> str | None:
-    if number == NO_LABEL:
-        return None
-    return labels[number] if number < len(labels) else "other"
-
-
 def _known(value: np.floating) -> float | None:
     return round(float(value), 6) if np.isfinite(value) else None
-
-
-def _list(values: NDArray[np.floating]) -> list[float | None]:
-    """Three figures are enough to draw with, and to send."""
-    return [None if np.isnan(value) else float(f"{value:.3g}") for value in values]

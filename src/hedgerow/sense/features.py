@@ -7,6 +7,7 @@ time without allocating, and gives the same numbers.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,8 +40,12 @@ def features(window: Array, schema: InputSchema) -> Array:
     return out.reshape(*lead, *schema.shape)
 
 
+_SCRATCH_SAMPLES = 32_768
+"""Samples of the windows that are made features of in one go: what a processor's cache holds."""
+
+
 class Featuriser:
-    """Features of one schema, prepared once.
+    """Features of one schema, prepared once. Not safe to share between threads.
 
     Calling it with a window `[C, T]` gives a batch of one, f32 `[1, *schema.shape]`. That array is
     the featuriser's own: the next call writes over it, so copy it to keep it.
@@ -55,7 +60,10 @@ class Featuriser:
         self._per_window = schema.per_window
         plain = schema.features == "raw" and not schema.per_window and self._mean is None
         self._only_scaled = self._factor if plain else None  # the shortest way, often taken
-        self._spectrum = _Spectrum(schema) if schema.features == "spectrum" else None
+        self._rows = max(1, _SCRATCH_SAMPLES // (channels * schema.window))
+        self._level = np.empty((self._rows, channels, schema.window), np.float32)
+        spectral = schema.features == "spectrum"
+        self._spectrum = _Spectrum(schema, self._rows) if spectral else None
         self.columns = schema.window if self._spectrum is None else self._spectrum.bands
         """Numbers for each channel."""
         if math.prod(schema.shape) != channels * self.columns:
@@ -82,6 +90,22 @@ class Featuriser:
             self._standardise(window, level)
             self._spectrum.into(level, out)
 
+    def rows(self, windows: Sequence[Array], out: Array) -> None:
+        """Writes the features of B windows `[C, T]` each to `out` `[B, C, columns]`.
+
+        Without new arrays: for windows of a few kilobytes the memory costs more than the sums.
+        """
+        for first in range(0, len(windows), self._rows):
+            some = windows[first : first + self._rows]
+            level, target = self._level[: len(some)], out[first : first + len(some)]
+            for place, window in zip(level, some, strict=True):
+                place[...] = window
+            if self._spectrum is None:
+                self.into(level, target)
+            else:
+                self._standardise(level, level)
+                self._spectrum.into(level, target)
+
     def _standardise(self, window: Array, out: Array) -> None:
         if self._per_window:
             count = np.float32(window.shape[-1])
@@ -94,7 +118,7 @@ class Featuriser:
                 np.multiply(out, self._factor, out=out)
         elif self._factor is not None:
             np.multiply(window, self._factor, out=out)
-        else:
+        elif out is not window:
             np.copyto(out, window)
 
 
@@ -111,7 +135,7 @@ class _Spectrum:
     as bins (T // 2 + 1) every bin is its own.
     """
 
-    def __init__(self, schema: InputSchema) -> None:
+    def __init__(self, schema: InputSchema, rows: int) -> None:
         channels = len(schema.channels)
         bins = schema.window // 2 + 1
         self.bands = math.prod(schema.shape) // channels
@@ -128,16 +152,32 @@ class _Spectrum:
         self._starts = edges[:-1]
         self._widths = np.diff(edges).astype(np.float32)
         self._whole = self.bands == bins
+        self._transform: NDArray[Any] = np.empty((rows, channels, bins), np.complex64)
+        self._power = np.empty((2, rows, channels, bins), np.float32)
 
     def into(self, level: Array, out: Array) -> None:
         """Writes the bands of `level` `[..., C, T]` to `out`; `level` is used up."""
         # An accelerometer's rest value drifts with its temperature and says nothing of vibration.
         level -= np.add.reduce(level, -1, keepdims=True) / np.float32(level.shape[-1])
         level *= self._hann
-        transform = np.fft.rfft(level)
-        power = transform.real**2 + transform.imag**2
+        power = self._power_of(level)
         if self._whole:
             np.log1p(power, out=out)
         else:
-            banded = np.add.reduceat(power, self._starts, axis=-1) / self._widths
-            np.log1p(banded, out=out)
+            np.add.reduceat(power, self._starts, axis=-1, out=out)
+            out /= self._widths
+            np.log1p(out, out=out)
+
+    def _power_of(self, level: Array) -> Array:
+        """In scratch memory where there is enough of it."""
+        if level.ndim != 3 or len(level) > len(self._transform):
+            fresh: NDArray[np.complex64] = np.fft.rfft(level)  # type: ignore[assignment]
+            return fresh.real**2 + fresh.imag**2
+        count = len(level)
+        transform = self._transform[:count]
+        power, other = self._power[0, :count], self._power[1, :count]
+        np.fft.rfft(level, out=transform)
+        np.square(transform.real, out=power)
+        np.square(transform.imag, out=other)
+        power += other
+        return power

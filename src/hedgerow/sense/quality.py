@@ -100,7 +100,7 @@ class QualityCheck:
             steps = 4 * window, 4 * (window - plateau), 4 * (plateau - 1)
             self._corners = np.ndarray((count, 2, 2), np.float32, self._sorted, 0, steps)
 
-    def __call__(self, samples: NDArray[np.float32], *, after_gap: bool) -> Quality:
+    def __call__(self, samples: NDArray[np.float32], after_gap: bool) -> Quality:
         """The quality of one window, samples `[C, T]`."""
         ordered = self._sorted
         if ordered is None:
@@ -117,6 +117,23 @@ class QualityCheck:
         if fine:
             return GOOD_AFTER_GAP if after_gap else GOOD
         return self._judge(samples, after_gap)
+
+    def many(self, samples: NDArray[np.float32], *, after_gap: bool) -> list[Quality]:
+        """The quality of windows in a row, samples `[n, C, T]`; a gap lies before the first."""
+        least, most = np.minimum.reduce(samples, 2), np.maximum.reduce(samples, 2)  # NaN spreads
+        fine = bool(np.all((least > _LEAST) & (least < most) & (most < _MOST)))
+        if fine and self._ranges:
+            low, high = np.array(self._ranges, np.float32).T
+            fine = not (self._ask_saturated and bool(np.any((least <= low) | (most >= high))))
+        elif fine and self._ask_saturated:
+            at_ends = np.count_nonzero(samples == least[:, :, None])
+            at_ends += np.count_nonzero(samples == most[:, :, None])
+            # Every window touches its ends once; too few beyond that are too few for any one.
+            fine = at_ends - 2 * least.size < self._plateau - 1
+        if fine:
+            first = GOOD_AFTER_GAP if after_gap else GOOD
+            return [first, *([GOOD] * (len(samples) - 1))]
+        return [self(part, after_gap=after_gap and at == 0) for at, part in enumerate(samples)]
 
     def _fine_by_comparing(self, samples: NDArray[np.float32]) -> bool:
         """Whether nothing is odd; False may be wrong."""

@@ -75,31 +75,14 @@ class Windower:
         Raises:
             UsageError: the block has another shape, or the time is not finite.
         """
-        if not self._take(samples, time_seconds):
-            return []
-        windows = []
-        start, width, end = self._start, self._window, self._end
-        while start + width <= end:
-            part = self._shown[:, start : start + width]
-            quality = self._check(part, after_gap=self._after_gap)
-            began = self._next_seconds - (end - start) * self._period_seconds
-            windows.append(Window(began, part, quality))
-            self._after_gap = False
-            start += self._hop
-        self._start = start
-        return windows
-
-    def _take(self, samples: NDArray[np.float32], time_seconds: float) -> bool:
-        """Samples `[n, C]` into the buffer; whether a window is complete now."""
-        shape = samples.shape
-        if len(shape) != 2 or shape[1] != self._channels:
+        count, channels = samples.shape if samples.ndim == 2 else (0, -1)
+        if channels != self._channels:
             raise UsageError(
-                f"samples have shape {shape}; wanted [n, {self._channels}], one column for each of "
-                f"{', '.join(self._names)}"
+                f"samples have shape {samples.shape}; wanted [n, {self._channels}], one column for "
+                f"each of {', '.join(self._names)}"
             )
-        count = shape[0]
         if count == 0:
-            return False
+            return []
         late = time_seconds - self._next_seconds
         if not -self._tolerance_seconds <= late <= self._tolerance_seconds:
             self._restart(time_seconds, late)
@@ -108,9 +91,17 @@ class Windower:
             end = self._renew(count)
         self._by_time[end : end + count] = samples
         self._end = end = end + count
-        self._next_seconds = time_seconds + count * self._period_seconds
-        complete: bool = end - self._start >= self._window
-        return complete
+        self._next_seconds = following = time_seconds + count * self._period_seconds
+        windows = []
+        start, width = self._start, self._window
+        while start + width <= end:
+            part = self._shown[:, start : start + width]
+            quality = self._check(part, self._after_gap)
+            windows.append(Window(following - (end - start) * self._period_seconds, part, quality))
+            self._after_gap = False
+            start += self._hop
+        self._start = start
+        return windows
 
     def _restart(self, time_seconds: float, late_seconds: float) -> None:
         """Begins a new stretch at `time_seconds`; what no full window held is let go."""

@@ -84,7 +84,7 @@ class Forwarder:
         self._store, self._identity = store, identity
         self._now, self._monotonic, self._sleep = now, monotonic, sleep
         self._link: EventLink | None = None
-        self._up = self._paused = False
+        self._up, self._paused = True, False
         self._may_send, self._some = asyncio.Event(), asyncio.Event()
         self._waiting: list[OutboxItem] = []
         self._alerting: set[str] = set()
@@ -206,7 +206,7 @@ class Forwarder:
     # What goes up -------------------------------------------------------------------------------
 
     def attach(self, link: EventLink) -> None:
-        """The link to use; tell `on_state` when it comes up or goes down."""
+        """The link to use. One that is away is tried again and again; `on_state` saves that."""
         self._link = link
         self._look()
 

@@ -26,17 +26,15 @@ from hedgerow.protocol import rollout as machine
 from hedgerow.protocol import rollout_state as do
 from hedgerow.protocol.rollout_state import Rollout, RolloutRules, RolloutState
 from hedgerow.serve.effects import Tasks
-from hedgerow.serve.trials.offers import private
+from hedgerow.serve.inbox import RELEASES, SUFFIX, private
 from hedgerow.wire import releases
 from hedgerow.wire.messages import FromCoordinator, Release, Trial
 from hedgerow.wire.releases import Signed, Statement
 
 log = logging.getLogger(__name__)
 
-DIRECTORY: Final = "releases"
 STATUS: Final = "status.json"
 RECALL: Final = "recall"
-SUFFIX: Final = ".hedgerow"
 SIGNED_SUFFIX: Final = ".signed"
 POLL_SECONDS: Final = 1.0
 STATUS_SECONDS: Final = 1.0
@@ -301,7 +299,7 @@ def inbox(state: Path) -> Path:
     Raises:
         UsageError: others may write it.
     """
-    return private(state / DIRECTORY)
+    return private(state / RELEASES)
 
 
 def load_signed(path: Path) -> Signed:

@@ -85,8 +85,8 @@ class Round:
 class Engine:
     """Trains the clients of `data`. Use as a context manager, or `close` it.
 
-    `workers` threads (None: one for each processor); `together` clients a batch (None: as `clients_together`
-    says); `states` keeps what clients keep (None: in temporary files, made when
+    `workers` threads (None: one for each processor); `together` clients a batch (None: as
+    `clients_together` says); `states` keeps what clients keep (None: in temporary files, made when
     first wanted); `widths [N]` is which form of the bundle each client trains (None: the whole
     model); `learner` makes each worker's learner of a bundle.
     """

@@ -22,7 +22,18 @@ LABELS_MAX: Final = 33
 Share: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
-class Occurrence(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="exception"):
+class EventBase(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    tag_field="kind",
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+):
+    """Base of all events."""
+
+
+class Occurrence(EventBase, frozen=True, kw_only=True, tag="exception"):
     """One decision that somebody should know of. `score` and `drift`: 1 is the threshold."""
 
     stream: Text
@@ -45,7 +56,7 @@ class Quantiles(msgspec.Struct, frozen=True, array_like=True):
     highest: float
 
 
-class Summary(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="summary"):
+class Summary(EventBase, frozen=True, kw_only=True, tag="summary"):
     """One stream from `since_seconds` to `until_seconds`: windows, by what was decided on them.
 
     `withheld` exceptions were not sent one by one, as there were too many.

@@ -21,6 +21,7 @@ from hedgerow.apps.vibration.synthetic import (
     WINDOW,
     Machine,
     vibration,
+    wandering,
 )
 from hedgerow.author.spec import Spec
 from hedgerow.core.schema import InputSchema, LocalPlan, OutputSchema
@@ -69,7 +70,9 @@ def synthetic_inputs(seed: int, machines: int = MACHINES) -> NDArray[np.float32]
     parts = []
     for number in range(machines):
         rng = stream(seed, "synthetic machine", number)
-        given = features(vibration(Machine.drawn(rng), WINDOWS, rng)[:, None], SCHEMA)
+        machine = Machine.drawn(rng)
+        samples = vibration(machine, wandering(machine, WINDOWS, rng), rng)
+        given = features(samples[:, None], SCHEMA)
         normal, row = Normal(1, BANDS), np.zeros(WINDOWS, np.int64)
         normal.learn(row[:BASELINE], given[:BASELINE])
         parts.append(normal.standardise(row[BASELINE:], given[BASELINE:]))

@@ -22,6 +22,7 @@ SCALE_G: Final = 0.01
 """About the noise of a good MEMS accelerometer: what lies below it is told from nothing."""
 
 Array = NDArray[np.float32]
+Load = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -62,24 +63,8 @@ class Machine:
         )
 
 
-def vibration(
-    machine: Machine, windows: int, rng: np.random.Generator, *, fault: float = 0.0
-) -> Array:
-    """Windows f32 `[windows, 2048]` in g, one after the other, at 12 kHz.
-
-    `fault` is the height of the impulses over the broad noise; 0 is a machine that is well.
-    """
-    load = _wander(machine, windows, rng)
-    out = _coloured(machine, windows, rng) * np.exp(load)[:, None]
-    out += _tones(machine, load, rng)
-    if fault > 0:
-        out += fault * machine.noise_g * _impulses(machine, load, rng)
-    out += SCALE_G * rng.standard_normal(out.shape, np.float32)
-    return out.astype(np.float32, copy=False)
-
-
-def _wander(machine: Machine, windows: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """The logarithm of the load at each window: an Ornstein-Uhlenbeck process."""
+def wandering(machine: Machine, windows: int, rng: np.random.Generator) -> Load:
+    """The logarithm of the load at each of so many windows: an Ornstein-Uhlenbeck process."""
     keep = float(np.exp(-WINDOW / RATE_HZ / machine.load_seconds))
     drawn = rng.standard_normal(windows) * machine.load_swing
     load = np.empty(windows)
@@ -88,6 +73,21 @@ def _wander(machine: Machine, windows: int, rng: np.random.Generator) -> NDArray
         last = keep * last + np.sqrt(1 - keep**2) * drawn[place]
         load[place] = last
     return load
+
+
+def vibration(
+    machine: Machine, load: Load, rng: np.random.Generator, *, fault: float = 0.0
+) -> Array:
+    """Windows f32 `[n, 2048]` in g, one after the other, at 12 kHz, under a `wandering` load `[n]`.
+
+    `fault` is the height of the impulses over the broad noise; 0 is a machine that is well.
+    """
+    out = _coloured(machine, len(load), rng) * np.exp(load)[:, None].astype(np.float32)
+    out += _tones(machine, load, rng)
+    if fault > 0:
+        out += np.float32(fault * machine.noise_g) * _impulses(machine, load, rng)
+    out += np.float32(SCALE_G) * rng.standard_normal(out.shape, np.float32)
+    return out
 
 
 def _coloured(machine: Machine, windows: int, rng: np.random.Generator) -> Array:
@@ -103,7 +103,7 @@ def _coloured(machine: Machine, windows: int, rng: np.random.Generator) -> Array
     return noise
 
 
-def _tones(machine: Machine, load: NDArray[np.float64], rng: np.random.Generator) -> Array:
+def _tones(machine: Machine, load: Load, rng: np.random.Generator) -> Array:
     # A motor slips under load: a hundredth of its speed for an e-fold of load.
     hertz = machine.shaft_hz * (1 - 0.01 * load)
     turns = np.cumsum(np.repeat(hertz / RATE_HZ, WINDOW)).reshape(len(load), WINDOW)
@@ -115,7 +115,7 @@ def _tones(machine: Machine, load: NDArray[np.float64], rng: np.random.Generator
     return out
 
 
-def _impulses(machine: Machine, load: NDArray[np.float64], rng: np.random.Generator) -> Array:
+def _impulses(machine: Machine, load: Load, rng: np.random.Generator) -> Array:
     """Impulses at the rate of a bearing's outer race (3.24 a turn), ringing in a resonance."""
     total = len(load) * WINDOW
     period = RATE_HZ / (3.24 * machine.shaft_hz)

@@ -50,6 +50,7 @@ class Sparkplug(Actuator, frozen=True, kw_only=True, forbid_unknown_fields=True)
     group: str = "hedgerow"
     node: str = ""
     primary_host: str = ""
+    every_seconds: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 5.0
     devices_max: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 2000
     backlog_max: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 10_000
 
@@ -101,7 +102,8 @@ class Node:
         self._host_ms = -1
         self._backlog: collections.deque[Notice] = collections.deque()
         self._kept: collections.Counter[str] = collections.Counter()
-        self._refused: set[str] = set()
+        self._last: dict[str, tuple[str, bool, float]] = {}  # label, alert, and when it was taken
+        self._full_said = False
         subscribe = [
             (topics.Topic(settings.group, kind, name, device).text(), 1)
             for kind, device in (("NCMD", ""), ("DCMD", "#"))
@@ -132,15 +134,31 @@ class Node:
             self._flush()
 
     def take(self, notices: Sequence[Notice]) -> None:
-        """Send notices, or keep them until somebody is there to hear."""
+        """Send notices, or keep them until somebody is there to hear.
+
+        A new label or a change of alert always; what only moves numbers now and then.
+        """
+        now = self._around.monotonic()
         for notice in notices:
-            if self._born and not self._backlog and self._send(notice, historical=False):
+            last = self._last.get(notice.stream)
+            says = (notice.label, notice.alert)
+            if (
+                last is not None
+                and last[:2] == says
+                and now - last[2] < self._settings.every_seconds
+            ):
                 continue
-            if len(self._backlog) >= self._settings.backlog_max:
-                self._kept[self._backlog.popleft().stream] -= 1
-                self.connection.drop("backlog")
-            self._backlog.append(notice)
-            self._kept[notice.stream] += 1
+            if last is not None or len(self._last) < self._settings.devices_max:
+                self._last[notice.stream] = (*says, now)
+            if not (self._born and not self._backlog and self._send(notice, historical=False)):
+                self._keep(notice)
+
+    def _keep(self, notice: Notice) -> None:
+        if len(self._backlog) >= self._settings.backlog_max:
+            self._kept[self._backlog.popleft().stream] -= 1
+            self.connection.drop("backlog")
+        self._backlog.append(notice)
+        self._kept[notice.stream] += 1
 
     def farewell(self) -> None:
         """The death certificate, before an orderly disconnect that would keep the will back."""
@@ -217,13 +235,13 @@ class Node:
     def _room(self, device: str) -> bool:
         if len(self._edge.devices) < self._settings.devices_max:
             return True
-        if not self._refused:
+        if not self._full_said:
+            self._full_said = True
             log.warning(
                 "sparkplug: over %d streams; %s and others are not sent; raise devices_max",
                 self._settings.devices_max,
                 device,
             )
-            self._refused.add(device)
         self.connection.drop("devices")
         return False
 

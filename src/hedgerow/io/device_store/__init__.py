@@ -92,7 +92,7 @@ class DeviceStore(Windows, Notices, Outbox, Facts):
         """
         store = cls.__new__(cls)
         store._open(Path(path), sqlite_file.open_to_read(path, SCHEMA_VERSION), limits, None, None)
-        store.set_aside = None
+        store.set_aside, store._alone = None, False
         return store
 
     def _open(
@@ -122,9 +122,13 @@ class DeviceStore(Windows, Notices, Outbox, Facts):
     # Everything together.
 
     def expire(self) -> int:
-        """Drop what is past an age cap, counted by reason; how much. Call it now and then."""
-        with self.transaction():
-            return self._expire_windows() + self._expire_notices() + self._expire_outbox()
+        """Drop what is past an age cap, counted by reason; how much. Call it now and then.
+
+        On a full disk it is put off until the next time.
+        """
+        return self._write_or_lose(
+            0, lambda: self._expire_windows() + self._expire_notices() + self._expire_outbox()
+        )
 
     def kept(self) -> dict[str, Kept]:
         """What is in the store: `windows`, `notices`, `outbox`, `models`."""

@@ -12,6 +12,7 @@ within a second. Files and lines are told in `docs/egress.md`, the chain in `led
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import threading
@@ -122,7 +123,7 @@ class EgressRecord(EgressReader, Appender):
                     os.close(handle)
                 if self._tail.offset >= self._limits.segment_bytes:
                     self._rotate("")
-            except OSError as error:
+            except (OSError, UsageError) as error:
                 log.warning("the egress record is not signed now: %s", error)
 
     def export(self) -> Iterator[bytes]:
@@ -152,8 +153,9 @@ class EgressRecord(EgressReader, Appender):
         return self.unwritten
 
     def _changed(self) -> bool:
-        with self._lock:
+        with self._lock, contextlib.suppress(OSError):
             return self.unwritten > 0 or self._path.stat().st_size > self._tail.signed_offset
+        return True  # signing says what is wrong
 
     def _checkpoint(self) -> bytes:
         tail = self._tail

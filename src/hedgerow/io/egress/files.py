@@ -24,6 +24,7 @@ from hedgerow.ledger.chain import EMPTY, Gap, Left, Line, Segment, Signed, Sum, 
 
 CURRENT: Final = "record.jsonl"
 OLDER: Final = "record-*.jsonl"
+CLOSED: Final = -1
 UNWRITTEN_MAX: Final = 1_000
 """Lines that wait in memory for room on the disk; further ones only count."""
 KINDS_MAX: Final = 64
@@ -82,17 +83,22 @@ class Appender:
         with self._lock:
             with contextlib.suppress(OSError), self._locked():
                 self._write_waiting()
-            os.close(self._handle)
+            if self._handle != CLOSED:
+                os.close(self._handle)
+                self._handle = CLOSED
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """With the lock of the file that grows now."""
         while True:
+            if self._handle == CLOSED:
+                raise OSError(errno.EBADF, "the egress record is closed")
             fcntl.flock(self._handle, fcntl.LOCK_EX)
             if os.fstat(self._handle).st_ino == os.stat(self._path).st_ino:  # noqa: PTH116 - faster
                 break
+            newer = os.open(self._path, os.O_RDWR | os.O_APPEND)
             os.close(self._handle)
-            self._handle = os.open(self._path, os.O_RDWR | os.O_APPEND)
+            self._handle = newer
         try:
             yield
         finally:

@@ -129,13 +129,10 @@ class Connection:
         self._tried = asyncio.Event()
         if self.broker.in_clear():
             log.warning("password goes to %s in clear; use mqtts://", self.broker.name)
-        address = self.broker.address()
-        self._client.connect_async(
-            address.host,
-            address.port,
-            self.broker.keep_alive_seconds,
-            **session(self.broker, self._queue_bytes_max),
-        )
+        host, port, _, _ = self.broker.address()
+        keep_alive = self.broker.keep_alive_seconds
+        kept = session(self.broker, self._queue_bytes_max)
+        self._client.connect_async(host, port, keep_alive, **kept)
         self._client.loop_start()
         try:
             with contextlib.suppress(TimeoutError):
@@ -155,8 +152,10 @@ class Connection:
         trace: TracebackType | None,
     ) -> None:
         """Sends what is still to be sent, at most 2 s long, and disconnects."""
-        await self.settle(CLOSE_SECONDS_MAX)
-        await self._stop()
+        try:
+            await self.settle(CLOSE_SECONDS_MAX)
+        finally:
+            await self._stop()
 
     async def receive(self, seconds_max: float = math.inf) -> list[Message]:
         """The messages that came since the last call, oldest first; waits for the first one.
@@ -215,9 +214,9 @@ class Connection:
         """
         self._forget_sent()
         size = len(topic) + len(payload)
-        waiting = len(self._unsent)
-        full = waiting >= UNSENT_MESSAGES_MAX or self._unsent_bytes + size > UNSENT_BYTES_MAX
-        if not self.up or (waiting and full):
+        room = len(self._unsent) < UNSENT_MESSAGES_MAX
+        fits = self._unsent_bytes + size <= UNSENT_BYTES_MAX or not self._unsent
+        if not (self.up and room and fits):
             return False
         info = self._client.publish(topic, payload, qos, retain)
         # With QoS 1 and 2 the library keeps what it finds no connection for.

@@ -117,7 +117,12 @@ class Ble(Sensor, frozen=True, kw_only=True, forbid_unknown_fields=True):
         self, mailbox: Mailbox[_Note], decode: _Decode, around: Surroundings
     ) -> AsyncGenerator[list[Reading], None]:
         """Values on the model's grid, each held until the next."""
-        held = {stream: self._held(around) for stream in self.devices}
+        stale = max(self.stale_seconds, 1.5 / around.rate_hz)
+
+        def nothing() -> Held:
+            return Held(len(around.channels), around.rate_hz, stale_seconds=stale)
+
+        held = {stream: nothing() for stream in self.devices}
         heard = dict.fromkeys(self.devices, False)
         silent: dict[str, float] = {}
         while True:
@@ -133,9 +138,9 @@ class Ble(Sensor, frozen=True, kw_only=True, forbid_unknown_fields=True):
             out: list[Reading] = []
             for stream, grid in held.items():
                 out += [Block(stream, first, samples) for first, samples in grid.until(now)]
-                if heard[stream] and now - silent[stream] > self.stale_seconds:
-                    heard[stream], held[stream] = False, self._held(around)
-                    out.append(Gone(stream, now, f"not heard for {self.stale_seconds:g} s"))
+                if heard[stream] and now - silent[stream] > stale:
+                    heard[stream], held[stream] = False, nothing()
+                    out.append(Gone(stream, now, f"not heard for {stale:g} s"))
             if out:
                 yield out
 
@@ -158,9 +163,6 @@ class Ble(Sensor, frozen=True, kw_only=True, forbid_unknown_fields=True):
             if out:
                 yield out
             await around.sleep(self.block_seconds)
-
-    def _held(self, around: Surroundings) -> Held:
-        return Held(len(around.channels), around.rate_hz, stale_seconds=self.stale_seconds)
 
     async def _scan(
         self, stack: AsyncExitStack, mailbox: Mailbox[_Note], around: Surroundings

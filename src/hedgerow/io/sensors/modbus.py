@@ -173,8 +173,6 @@ class Modbus(Sensor, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """A row of every device at each tick, gathered to blocks; see `Sensor.batches`."""
         registers = in_order(self.registers, around, "registers")
         spans, places = plan(registers, self.skip)
-        with needs("modbus"):
-            from pymodbus.exceptions import ModbusException  # noqa: F401 named before connecting
         client = self._client()
         gather = Gather(around.rate_hz, self.block_seconds)
         units = [_Unit(stream, unit) for stream, unit in self.devices.items()]
@@ -199,11 +197,11 @@ class Modbus(Sensor, frozen=True, kw_only=True, forbid_unknown_fields=True):
                         unit.rests_until = around.monotonic() + self.retry_seconds
                         if unit.failed == _ABSENT_AFTER:
                             out.append(Gone(unit.stream, around.now(), unit.reason))
-                if all(unit.failed >= _ABSENT_AFTER for unit in units):
-                    raise SensorDown(f"nobody answers on {self._where}: {units[0].reason}")
                 out[:0] = gather.add(seconds, rows)
                 if out:
                     yield out
+                if all(unit.failed >= _ABSENT_AFTER for unit in units):
+                    raise SensorDown(f"nobody answers on {self._where}: {units[0].reason}")
         finally:
             client.close()
 

@@ -203,6 +203,8 @@ class OpcUa(Sensor, frozen=True, kw_only=True, forbid_unknown_fields=True):
         subscription = await client.create_subscription(
             self.block_seconds * 1000, queue_maxsize=_WAITING_MAX
         )
+        # A slow model still wants what holds at each of its samples, not what held one before.
+        sampled_seconds = min(1 / rate_hz, self.block_seconds)
         queued = min(max(2, math.ceil(2 * self.block_seconds * rate_hz)), 10_000)
         for first in range(0, len(nodes), _NODES_AT_ONCE):
             part = nodes[first : first + _NODES_AT_ONCE]
@@ -210,7 +212,7 @@ class OpcUa(Sensor, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 [client.get_node(node) for node in part],
                 queuesize=queued,
                 # An array is a new value whenever it is written; the server decides how often.
-                sampling_interval=Double(0.0 if self.array else 1000 / rate_hz),
+                sampling_interval=Double(0.0 if self.array else 1000 * sampled_seconds),
             )
             for node, result in zip(part, results, strict=True):
                 if isinstance(result, StatusCode):

@@ -83,9 +83,11 @@ class Serial(Sensor, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
         port = self._open()
 
+        silence = max(self.silence_seconds, 3 / around.rate_hz)
+
         def read(mailbox: Mailbox[_Arrived]) -> None:
             silent = 0.0
-            while silent < self.silence_seconds and not mailbox.closed:
+            while silent < silence and not mailbox.closed:
                 try:
                     data = port.read(1)
                     if data:
@@ -99,7 +101,7 @@ class Serial(Sensor, frozen=True, kw_only=True, forbid_unknown_fields=True):
             if mailbox.closed:
                 return
             raise SensorDown(
-                f"{self.port} said nothing for {self.silence_seconds:g} s; look at its cable, and "
+                f"{self.port} said nothing for {silence:g} s; look at its cable, and "
                 f"whether it speaks at {self.baud} baud"
             )
 

@@ -161,7 +161,7 @@ def _numpy(path: Path, wanted: Wanted) -> Iterator[Piece]:
 def _array(path: Path, wanted: Wanted) -> list[NDArray[Any]]:
     """The columns of one array, left on the disk until they are read."""
     with _plain_arrays(path):
-        table = np.lib.format.open_memmap(path, mode="r")
+        table: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
     if table.ndim == 1:
         table = table[:, None]
     if table.ndim != 2:

@@ -229,7 +229,7 @@ def _put(into: Any, metric: Metric, *, brief: bool) -> None:
         return
     bits = _SIGNED_BITS.get(metric.datatype)
     if bits is not None and isinstance(value, int):
-        value &= (1 << max(bits, 32)) - 1
+        value &= (1 << bits) - 1  # some readers refuse more bits than the type has
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         into.bytes_value = _packed(value, metric.datatype)
     else:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hedgerow.core.schema import InputSchema
 from hedgerow.decide.notice import Notice
 from hedgerow.io.actuators.base import Actuator
 from hedgerow.io.sensors.base import Block, Label, Reading, Sensor
@@ -18,6 +18,7 @@ from hedgerow.io.surroundings import Surroundings
 from hedgerow.io.tasks import end
 from hedgerow.serve.edge.acting import Acting
 from hedgerow.serve.edge.engine import Engine
+from hedgerow.serve.edge.featuring import FeatureProcess
 from hedgerow.serve.edge.reading import Arrived, Health, keep_reading
 from hedgerow.serve.edge.streams import Cut
 from hedgerow.serve.inference.base import ModelDown
@@ -27,10 +28,10 @@ log = logging.getLogger(__name__)
 Array = NDArray[np.float32]
 READINGS_MAX = 256
 """Batches of readings that wait; then sensors wait."""
-SAMPLES_MAX = 4_000_000
+SAMPLES_MAX = 1_000_000
 """Numbers that one micro-batch takes at most: what waits longer is better cut in two."""
-SAMPLES_IN_LOOP = 8_192
-"""A smaller batch is done at once: handing it to a thread would cost more."""
+CUTS_AT_ONCE = 8
+"""So few are judged before anything else is done."""
 
 
 class Model(Protocol):
@@ -60,6 +61,16 @@ class Judged(NamedTuple):
     seconds: float
 
 
+class Batch:
+    """Readings that arrived together, cut into windows by the engine of the moment."""
+
+    __slots__ = ("arrived", "cuts", "engine")
+
+    def __init__(self, engine: Engine, arrived: float, readings: Sequence[Reading]) -> None:
+        self.engine, self.arrived = engine, arrived
+        self.cuts = engine.cut(readings)
+
+
 class Edge:
     """Sensors in, notices out. `run` until cancelled.
 
@@ -85,7 +96,10 @@ class Edge:
         self._sensors = [(sensor, Health(kind)) for kind, sensor in sensors]
         self._acting = [Acting(one, around, Health(kind), rng) for kind, one in actuators]
         self._rng = rng
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sensing")
+        self._featuring: FeatureProcess | None = None
+        self._featuring_of: InputSchema | None = None
+        self._turn: asyncio.Queue[tuple[Batch, asyncio.Task[Array]]] = asyncio.Queue(1)
+        self._waiting = 0
         self.unanswered = 0
         """Windows that no model answered."""
 
@@ -103,6 +117,7 @@ class Edge:
         """For ever; raises what made a sensor's or an actuator's settings impossible."""
         work: list[Awaitable[None]] = [
             asyncio.create_task(self._decide()),
+            asyncio.create_task(self._judge_in_turn()),
             *(asyncio.create_task(acting.run()) for acting in self._acting),
         ]
         reading = [
@@ -117,33 +132,56 @@ class Edge:
                     task.result()
         finally:
             await end([*reading, *tasks])
-            self._thread.shutdown(cancel_futures=True)
+            if self._featuring is not None:
+                await self._featuring.close()
 
     async def _decide(self) -> None:
+        """Batch after batch, in order: while features of one are made, the next one is cut and the
+        one before is judged. A small one that nothing is before is done at once.
+        """
         while True:
-            arrived, first = await self._queue.get()
-            readings = list(first)
-            samples = _samples(readings)
-            while samples < SAMPLES_MAX and not self._queue.empty():
-                _, more = self._queue.get_nowait()
-                samples += _samples(more)
-                readings += more
-            for reading in readings:
-                if isinstance(reading, Label):
-                    self._labelled(reading)
-            await self.process(readings, samples, arrived)
+            batch = Batch(self.engine, *await self._gathered())
+            if not batch.cuts:
+                continue
+            making = self._features(batch)
+            if len(batch.cuts) <= CUTS_AT_ONCE and not self._waiting:
+                await self._judge(batch, await making)
+            else:
+                self._waiting += 1
+                await self._turn.put((batch, asyncio.create_task(making)))
 
-    async def process(self, readings: Sequence[Reading], samples: int, arrived: float) -> None:
-        """One micro-batch of `samples` numbers: cut, infer, decide, tell."""
-        engine = self.engine  # another bundle may come while the model answers
-        if samples <= SAMPLES_IN_LOOP:
-            cuts = engine.cut(readings)
-            given = engine.features(cuts) if cuts else None
-        else:
-            loop = asyncio.get_running_loop()
-            cuts, given = await loop.run_in_executor(self._thread, _prepared, engine, readings)
-        if given is None:
-            return
+    async def _judge_in_turn(self) -> None:
+        while True:
+            batch, features = await self._turn.get()
+            await self._judge(batch, await features)
+            self._waiting -= 1
+
+    async def _features(self, batch: Batch) -> Array:
+        engine = batch.engine
+        if self._featuring is None or self._featuring_of is not engine.schema:
+            if self._featuring is not None:
+                await self._featuring.close()
+            self._featuring_of = engine.schema
+            self._featuring = FeatureProcess(engine.schema)
+        return await self._featuring.features([cut.window.samples for cut in batch.cuts])
+
+    async def _gathered(self) -> tuple[float, list[Reading]]:
+        """What waits, up to a batch; labels are passed on at once."""
+        arrived, first = await self._queue.get()
+        readings, samples = list(first), _samples(first)
+        while samples < SAMPLES_MAX and not self._queue.empty():
+            _, more = self._queue.get_nowait()
+            samples += _samples(more)
+            readings += more
+        for reading in readings:
+            if isinstance(reading, Label):
+                self._labelled(reading)
+        return arrived, readings
+
+    async def _judge(self, batch: Batch, features: Array) -> None:
+        """Infer, decide, tell."""
+        engine, cuts = batch.engine, batch.cuts
+        given = engine.prepared(cuts, features)
         try:
             if len(cuts) == 1:
                 answers = self.model.one(given[0])[None]
@@ -156,13 +194,8 @@ class Edge:
         notices = engine.judge(cuts, given, answers)
         for acting in self._acting:
             acting.tell(notices)
-        seconds = self.around.monotonic() - arrived
+        seconds = self.around.monotonic() - batch.arrived
         self._seen(Judged(cuts, given, answers, notices, seconds))
-
-
-def _prepared(engine: Engine, readings: Sequence[Reading]) -> tuple[list[Cut], Array | None]:
-    cuts = engine.cut(readings)
-    return cuts, engine.features(cuts) if cuts else None
 
 
 def _samples(readings: Sequence[Reading]) -> int:

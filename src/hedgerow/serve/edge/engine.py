@@ -1,10 +1,10 @@
 """From readings to decisions, for many streams at once: cut, features, model, decide.
 
-The three steps are apart so that the model may run elsewhere:
+The steps are apart so that features and model may be made elsewhere:
 
     cuts = engine.cut(readings)
-    given = engine.features(cuts)                 # f32 [B, *shape]
-    notices = engine.judge(cuts, given, model(given))
+    given = engine.prepared(cuts, features([cut.window.samples for cut in cuts]))
+    notices = engine.judge(cuts, given, model(given))      # given is f32 [B, *shape]
 """
 
 from __future__ import annotations
@@ -25,19 +25,16 @@ from hedgerow.decide.notice import Notice
 from hedgerow.decide.rules import Band, Rule, decide
 from hedgerow.io.sensors.base import Block, Gone, Reading
 from hedgerow.model.bundle import Manifest
-from hedgerow.sense.features import Featuriser
 from hedgerow.serve.edge.streams import Cut, Streams
 
 log = logging.getLogger(__name__)
 
 Array = NDArray[np.float32]
 LEARNING = "learning"
-CHUNK_SAMPLES = 64 * 2048
-"""Windows whose features are made in one go: as many as stay in a processor's cache."""
 
 
 class Engine:
-    """One model's pipeline over all streams. Not safe to share between threads.
+    """One model's pipeline over all streams.
 
     `alert_labels` call for a person; without any, everything a `Band` does not call inside does.
     With a `scorer`, which knows what is normal for each stream, a reconstruction is judged by its
@@ -66,10 +63,6 @@ class Engine:
         self._scored = scorer is not None and self._task == "reconstruction"
         self._rule = _rule(manifest, scored=scorer is not None)
         self._alerts = frozenset(alert_labels)
-        self._featurise = Featuriser(manifest.input)
-        self._chunk = max(
-            1, CHUNK_SAMPLES // (len(manifest.input.channels) * manifest.input.window)
-        )
 
     def cut(self, readings: Iterable[Reading]) -> list[Cut]:
         """All windows that these readings complete, in their order."""
@@ -86,22 +79,11 @@ class Engine:
                 self.streams.end(reading.stream, reading.reason)
         return cuts
 
-    def features(self, cuts: Sequence[Cut]) -> Array:
-        """Model inputs `[B, *shape]` of the windows; of a single one valid until the next call."""
-        given = self._features(cuts)
+    def prepared(self, cuts: Sequence[Cut], features: Array) -> Array:
+        """Model inputs `[B, *shape]`: features in units of each stream's own spread, if known."""
         if self.scorer is None:
-            return given
-        return self.scorer.prepare(_rows(cuts), given, _usable(cuts))
-
-    def _features(self, cuts: Sequence[Cut]) -> Array:
-        if len(cuts) == 1:
-            return self._featurise(cuts[0].window.samples)
-        channels = len(self.schema.channels)
-        out = np.empty((len(cuts), channels, self._featurise.columns), np.float32)
-        for first in range(0, len(cuts), self._chunk):
-            part = slice(first, first + self._chunk)
-            self._featurise.into(np.stack([cut.window.samples for cut in cuts[part]]), out[part])
-        return out.reshape(len(cuts), *self.schema.shape)
+            return features
+        return self.scorer.prepare(_rows(cuts), features, _usable(cuts))
 
     def judge(self, cuts: Sequence[Cut], given: Array, answers: Array) -> list[Notice]:
         """What is decided of each window, given `[B, *shape]` and the model's answers `[B, size]`.

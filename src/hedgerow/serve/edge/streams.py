@@ -11,7 +11,8 @@ from hedgerow.decide.notice import Notice
 from hedgerow.decide.rules import RuleState
 from hedgerow.io.sensors.base import Block
 from hedgerow.protocol.owner import Signal
-from hedgerow.sense.windows import Window, Windower
+from hedgerow.sense.blocks import BlockWindower
+from hedgerow.sense.windows import Window
 
 
 class Stream:
@@ -35,7 +36,7 @@ class Stream:
     def __init__(self, name: str, row: int, schema: InputSchema) -> None:
         self.name = name
         self.row = row
-        self.windower = Windower(schema)
+        self.windower = BlockWindower(schema)
         self.state = RuleState()
         self.notice: Notice | None = None
         self.windows = 0
@@ -108,6 +109,6 @@ class Streams:
         """A stream's sensor ended: what was decided holds no longer, nor what was half sensed."""
         stream = self._by_name.get(name)
         if stream is not None:
-            stream.windower = Windower(self._schema)
+            stream.windower = BlockWindower(self._schema)
             stream.state = RuleState()
             stream.gone = reason or "its sensor ended"

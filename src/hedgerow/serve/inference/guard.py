@@ -59,7 +59,7 @@ class GuardedModel:
         self._worker: Worker | None = None
         self._spec: ModelSpec | None = None
         self._good: ModelSpec | None = None
-        self._up = asyncio.Event()
+        self._up, self._using = asyncio.Event(), asyncio.Lock()
         self._restarting: asyncio.Task[None] | None = None
         self._in_a_row = 0
         self._born = 0.0
@@ -69,16 +69,24 @@ class GuardedModel:
     async def use(self, spec: ModelSpec) -> None:
         """Run this model from now on. The one before answers until this one is ready.
 
+        Other weights for the same bundle go into the process that runs; anything else into one of
+        its own, which takes over.
+
         Raises:
             ModelRefused: it cannot be run; the one before stays in use.
             ModelDown: its process crashed or hung while it started; the one before stays in use.
         """
-        before, was = self._worker, self._spec
-        if before is not None and not before.lost and was is not None and _only_weights(was, spec):
+        async with self._using:  # one after the other: they share memory and the place in use
+            before, was = self._worker, self._spec
+            if before is None or before.lost or was is None or not _only_weights(was, spec):
+                await self._use_anew(spec)
+                return
             good = was if before.answered >= ANSWERS_GOOD else self._good
             await before.change(spec, self.settings.start_seconds)
             self._good, self._spec, self._in_a_row = good, spec, 0
-            return
+
+    async def _use_anew(self, spec: ModelSpec) -> None:
+        """In another process."""
         worker = await Worker.start(spec, self.settings, self._threads)
         before = self._worker
         await self._stop_restarting()

@@ -2,7 +2,8 @@
 
 from hedgerow.serve.onsite.budget import Budget, Gauges, OnSiteSettings, Spent
 from hedgerow.serve.onsite.replay import NORMAL, UNLABELLED, Replay
-from hedgerow.serve.onsite.site import Learned, OnSite, OnSiteView
+from hedgerow.serve.onsite.site import OnSite
+from hedgerow.serve.onsite.told import Learned, OnSiteView
 
 __all__ = [
     "NORMAL",

@@ -19,15 +19,16 @@ _DAY_SECONDS: Final = 86_400
 class OnSiteSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When a device learns by itself, and what that may cost.
 
-    It learns every `every_seconds`, or sooner when drift or new labels ask for it, once
-    `windows_min` windows are new. It runs while the rest of the machine keeps at most `load_max` of
-    it busy, no sensor tells more than `celsius_max`, and it is on mains (or `on_battery` allows);
-    and takes at most `cpu_share` of one core, `memory_bytes_max`, `seconds_max` of CPU time for one
-    training and `joules_per_day`.
+    It learns every `every_seconds` once `windows_min` windows are new; sooner when drift asks for
+    it, but `pause_seconds` after the last time at least, or when there are new labels. It runs
+    while the rest of the machine keeps at most `load_max` of it busy, no sensor tells more than
+    `celsius_max`, and it is on mains (or `on_battery` allows); and takes at most `cpu_share` of one
+    core, `memory_bytes_max`, `seconds_max` of CPU time for one training and `joules_per_day`.
     """
 
     enabled: bool = True
     every_seconds: Annotated[float, msgspec.Meta(ge=1)] = 21_600.0
+    pause_seconds: Annotated[float, msgspec.Meta(ge=0)] = 1800.0
     windows_min: Annotated[int, msgspec.Meta(ge=16)] = 512
     epochs: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 3.0
     buffer_bytes_max: Annotated[int, msgspec.Meta(ge=4096)] = 8 * 2**20

@@ -160,6 +160,8 @@ class Replay:
         for slot in here.tolist():
             if self._labels[slot] == UNLABELLED:
                 self._slots[row].remove(slot)
+                if not self._slots[row]:
+                    del self._slots[row]
                 self._held[row] -= 1
                 self._labelled.append(slot)
             self._labels[slot] = label
@@ -239,6 +241,6 @@ class Replay:
 
 
 def _longer(array: NDArray[_Number], size: int) -> NDArray[_Number]:
-    out = np.empty((size, *array.shape[1:]), array.dtype)
+    out = np.zeros((size, *array.shape[1:]), array.dtype)
     out[: len(array)] = array
     return out

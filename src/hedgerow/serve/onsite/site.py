@@ -20,9 +20,8 @@ import shutil
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -36,54 +35,22 @@ from hedgerow.io.children import ends_with_parent
 from hedgerow.io.surroundings import Surroundings
 from hedgerow.model.bundle import Bundle
 from hedgerow.model.normal import Rows
+from hedgerow.model.samples import Samples
 from hedgerow.serve.onsite.budget import Budget, Gauges, MachineGauges, OnSiteSettings
 from hedgerow.serve.onsite.pace import TICK_SECONDS, Pace
 from hedgerow.serve.onsite.replay import NORMAL, UNLABELLED, Kept, Replay
 from hedgerow.serve.onsite.task import BUNDLE, LEARNED, RESULT, SAMPLES, TASK, WEIGHTS, Result, Task
+from hedgerow.serve.onsite.told import Learned, OnSiteView, State
 
 log = logging.getLogger(__name__)
 
 Array = NDArray[np.float32]
-State: TypeAlias = Literal["off", "idle", "waiting", "learning", "paused"]
 
 MODULE: Final = "hedgerow.serve.onsite.training"
 _KEPT: Final = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "HOME", "TMPDIR")
 """What of the environment the process may know; the agent's secrets may be in the rest."""
 _LABELLED_MIN: Final = 16
 _HELD_OUT_MIN: Final = 8
-
-
-@dataclass(frozen=True, eq=False)
-class Learned:
-    """Weights `[P]` that did better on held-out windows, higher is better: `before` → `after`.
-
-    `seconds` of CPU time and `joules`, an estimate, are what they cost.
-    """
-
-    weights: Vector
-    why: str
-    before: float
-    after: float
-    windows: int
-    seconds: float
-    joules: float
-
-
-class OnSiteView(msgspec.Struct, frozen=True):
-    """How learning on site stands. `why` says what it waits for, or why it learns."""
-
-    state: State
-    why: str
-    windows: int
-    streams: int
-    bytes: int
-    labelled: int
-    trainings: int
-    offered: int
-    cpu_seconds_today: float
-    joules_today: float
-    last: str = ""
-    """What came of the last training, in words."""
 
 
 class OnSite:
@@ -101,10 +68,12 @@ class OnSite:
         gauges: Callable[[], Gauges] | None = None,
         watts_per_core: float = 2.0,
         used: Callable[[float], None] = lambda cpu_seconds: None,
+        niceness: int = 19,
     ) -> None:
         """`used` hears of CPU seconds as they are spent, for whoever accounts for energy."""
         self.settings = settings
         self._name, self._around, self._used = name, around, used
+        self._niceness = niceness
         self._directory = directory
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._gauges = MachineGauges(around.monotonic) if gauges is None else gauges
@@ -190,6 +159,11 @@ class OnSite:
         normal = kept.scores[known & (kept.labels == NORMAL)].tolist()
         return normal, kept.scores[known & (kept.labels >= 0)].tolist()
 
+    def samples(self) -> Samples | None:
+        """What it would learn from now, as a learner takes it; None if that is too little."""
+        found = self._samples()
+        return None if isinstance(found, str) else Samples(found[0].x, found[1])
+
     def ask(self, why: str, rows: Rows | None = None) -> None:
         """Learn sooner; `rows` drifted, so what they do now counts more."""
         self._asked = self._asked or why
@@ -243,12 +217,13 @@ class OnSite:
 
     def _cause(self) -> str:
         given = self.settings
-        if self._asked and self._new >= given.windows_min:
+        since = self._around.monotonic() - self._last_seconds
+        rested = since >= given.pause_seconds or not self._trainings
+        if self._asked and self._new >= given.windows_min and rested:
             return self._asked
         if self._new_labels >= _LABELLED_MIN:
             return f"{self._new_labels} windows were given labels"
-        due = self._around.monotonic() - self._last_seconds >= given.every_seconds
-        if due and self._new >= given.windows_min and self._unsupervised:
+        if since >= given.every_seconds and self._new >= given.windows_min and self._unsupervised:
             return f"{self._new} new windows"
         return ""
 
@@ -323,7 +298,7 @@ class OnSite:
         shutil.rmtree(home, ignore_errors=True)  # of an agent that was killed meanwhile
         home.mkdir(mode=0o700)
         plan = msgspec.structs.replace(self.bundle.manifest.plan, epochs=self.settings.epochs)
-        task = Task(self._name, plan, self.settings.memory_bytes_max)
+        task = Task(self._name, plan, self.settings.memory_bytes_max, self._niceness)
         (home / TASK).write_bytes(msgspec.json.encode(task))
         self.bundle.save(home / BUNDLE)
         arrays: dict[str, NDArray[np.generic]] = {

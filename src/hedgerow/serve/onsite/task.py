@@ -15,11 +15,12 @@ RESULT: Final = "result.json"
 
 
 class Task(msgspec.Struct, frozen=True):
-    """What to do. `name` names the random streams."""
+    """What to do. `name` names the random streams; `niceness` 19 gives way to everybody else."""
 
     name: str
     plan: LocalPlan
     memory_bytes_max: int
+    niceness: int = 19
     threads: int = 1
 
 

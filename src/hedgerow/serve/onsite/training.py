@@ -6,12 +6,10 @@ what it learned beside them. The agent stops and continues it, and may end it at
 
 from __future__ import annotations
 
-import contextlib
 import os
 import resource
 import sys
 from pathlib import Path
-from typing import Final
 
 import msgspec
 import numpy as np
@@ -30,14 +28,12 @@ from hedgerow.model.samples import Samples
 from hedgerow.sense.augment import augmenter
 from hedgerow.serve.onsite.task import BUNDLE, LEARNED, RESULT, SAMPLES, TASK, WEIGHTS, Result, Task
 
-_NICEST: Final = 19
-
 
 def main() -> None:
     """Train by the files of one directory."""
     directory = Path(sys.argv[1])
     task = msgspec.json.decode((directory / TASK).read_bytes(), type=Task)
-    step_back(task.memory_bytes_max)
+    step_back(task)
     try:
         weights, result = learn(directory, task)
         safetensors.numpy.save_file({"weights": weights}, directory / LEARNED)
@@ -48,12 +44,10 @@ def main() -> None:
     (directory / RESULT).write_bytes(msgspec.json.encode(result))
 
 
-def step_back(memory_bytes_max: int) -> None:
-    """Give way to everybody else, and take no more memory than that."""
-    os.nice(_NICEST)
-    with contextlib.suppress(OSError, AttributeError):  # not Linux, or not allowed in a container
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes_max, memory_bytes_max))
+def step_back(task: Task) -> None:
+    """Give way to others, and take no more memory than it may."""
+    os.nice(task.niceness)
+    resource.setrlimit(resource.RLIMIT_DATA, (task.memory_bytes_max, task.memory_bytes_max))
 
 
 def learn(directory: Path, task: Task) -> tuple[Vector, Result]:

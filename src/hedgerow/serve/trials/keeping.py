@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from typing import Literal
 
 import msgspec
@@ -20,6 +21,7 @@ from hedgerow.wire.releases import schema_of
 log = logging.getLogger(__name__)
 
 FACT_STANDING = "trial"
+EXPECTED_MAX = 4
 ROOM = 0.8
 """Share of the store's blobs that models on trial and before may take; the rest is for rounds."""
 
@@ -43,6 +45,8 @@ class Keeping:
         self.standing: Standing | None = None
         """As last written."""
         self._models: dict[str, Serving] = {}
+        self._expected: deque[str] = deque(maxlen=EXPECTED_MAX)
+        """Keys of the last models that a standing may name soon."""
         self._there: set[str] = set()
 
     def restored(self) -> tuple[Serving, Standing]:
@@ -138,7 +142,8 @@ class Keeping:
         bundle, weights, blobs = blobs_of(model.bundle, model.weights)
         version = msgspec.structs.replace(version, bundle=bundle, weights=weights)
         kept: dict[str, int] = {}
-        for one in self._models.values():
+        named = set() if self.standing is None else _keys(self.standing)
+        for one in (self._models[key] for key in named & self._models.keys()):
             kept |= {name: len(data) for name, data in blobs_of(one.bundle, one.weights)[2].items()}
         kept |= {name: len(data) for name, data in blobs.items()}
         cap = int(ROOM * self._store.limits.blobs_bytes_max)
@@ -149,6 +154,7 @@ class Keeping:
                 "store.blobs_bytes_max",
             )
         self._models[version.key] = model
+        self._expected.append(version.key)
         return version
 
     def keep(self, standing: Standing) -> None:
@@ -168,7 +174,8 @@ class Keeping:
                 self._store.forget_blob(digest)
             self._store.set_fact(FACT_STANDING, msgspec.msgpack.encode(standing))
         self.standing, self._there = standing, set(wanted)
-        self._models = {key: model for key, model in self._models.items() if key in _keys(standing)}
+        used = _keys(standing) | {*self._expected}
+        self._models = {key: model for key, model in self._models.items() if key in used}
 
     def _others(self) -> set[str]:
         """Blobs that somebody else put there."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import stat
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -18,6 +17,7 @@ from hedgerow.io.links import BlobMissing, BlobRefused, LinkDown
 from hedgerow.model.bundle import BYTES_MAX, Bundle
 from hedgerow.protocol import trial_state as do
 from hedgerow.protocol.trial_state import Standing, Version
+from hedgerow.serve.inbox import SUFFIX, private
 from hedgerow.serve.trials.models import Candidate, Serving
 from hedgerow.wire import releases
 from hedgerow.wire.messages import Recall, Release, Trial
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 POLL_SECONDS: Final = 2.0
-SUFFIX: Final = ".hedgerow"
 OFFERS_MAX: Final = 16
 
 Fetch = Callable[[str, int], Awaitable[bytes]]
@@ -133,20 +132,6 @@ def _is_known(standing: Standing, release: int) -> bool:
     attempt = None if standing.attempt is None else standing.attempt.candidate
     versions = (standing.active, standing.waiting, attempt, *(one.version for one in standing.past))
     return any(one is not None and one.release == release for one in versions)
-
-
-def private(directory: Path) -> Path:
-    """The directory, made for its owner alone where there is none.
-
-    Raises:
-        UsageError: others may write it.
-    """
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if directory.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise UsageError(
-            f"others may write {directory}, where models come from; run chmod 700 on it"
-        )
-    return directory
 
 
 class Inbox:

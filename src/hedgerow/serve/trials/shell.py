@@ -178,40 +178,52 @@ class Trials:
         """
         self._newest += 1
         number = self._newest
-        while self.state.standing.attempt is not None:
+        while True:
+            await self._no_trial()
+            if number != self._newest:
+                return Verdict(False, "a newer one came")
+            bundle = self.serving.bundle if candidate.bundle is None else candidate.bundle
+            weights = bundle.weights if candidate.weights is None else candidate.weights
+            model = Serving(bundle, weights, candidate.name, candidate.source)
+            try:
+                verdict = await self._judged(model, given, labels)
+                if self._in_trial:  # one began meanwhile
+                    continue
+                if verdict.taken:
+                    self._adopt(model, verdict.why)
+            except Unsound as error:
+                self._told("model_refused", {"model": candidate.name, "why": error.why})
+                return Verdict(False, error.why)
+            return verdict
+
+    @property
+    def _in_trial(self) -> bool:
+        return self.state.standing.attempt is not None
+
+    async def _no_trial(self) -> None:
+        while self._in_trial:
             self._free.clear()
             await self._free.wait()
-        if number != self._newest:
-            return Verdict(False, "a newer one came")
-        bundle = self.serving.bundle if candidate.bundle is None else candidate.bundle
-        weights = bundle.weights if candidate.weights is None else candidate.weights
-        model = Serving(bundle, weights, candidate.name, candidate.source)
-        try:
-            fits(model, self.serving)
-            if not len(given):
-                given, labels = self._live, np.full(len(self._live), -1, np.int64)
-            verdict = await self._sample.verdict(model, self.serving, given, labels)
-            if not verdict.taken:
-                return verdict
-            if self.state.standing.attempt is not None:  # one began meanwhile
-                return await self.at_once(candidate, given, labels)
-            release = self.state.standing.active.release if candidate.bundle is None else 0
-            version = self._keeping.expect(
-                model,
-                Version(
-                    bundle="",
-                    name=candidate.name,
-                    source=candidate.source,
-                    why=verdict.why,
-                    release=release,
-                    since_seconds=clock.now(),
-                ),
-            )
-        except Unsound as error:
-            self._told("model_refused", {"model": candidate.name, "why": error.why})
-            return Verdict(False, error.why)
-        self.handle(do.Adopted(version))
-        return verdict
+
+    async def _judged(self, model: Serving, given: Array, labels: NDArray[np.int64]) -> Verdict:
+        """Raises Unsound: it does not fit, or is broken."""
+        fits(model, self.serving)
+        if not len(given):
+            given, labels = self._live, np.full(len(self._live), -1, np.int64)
+        return await self._sample.verdict(model, self.serving, given, labels)
+
+    def _adopt(self, model: Serving, why: str) -> None:
+        """Use it from now on. Raises Unsound: there is no room for it."""
+        same = model.bundle is self.serving.bundle
+        version = Version(
+            bundle="",
+            name=model.name,
+            source=model.source,
+            why=why,
+            release=self.state.standing.active.release if same else 0,
+            since_seconds=clock.now(),
+        )
+        self.handle(do.Adopted(self._keeping.expect(model, version)))
 
     def view(self) -> list[owner.Trial]:
         """Every trial that is known, newest first."""

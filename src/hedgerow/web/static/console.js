@@ -185,10 +185,11 @@ function showDevice() {
 }
 
 function thing(entry) {
+  const kind = entry.kind === entry.name ? entry.role : entry.kind;
   return build("li", "", [
     cell("span", "", `mark ${entry.up ? "fine" : "alert"}`),
     cell("b", entry.name, ""),
-    cell("span", entry.up ? entry.kind : `${entry.kind}, down: ${entry.why || "no reason given"}`, entry.up ? "soft grow" : "wrong grow"),
+    cell("span", entry.up ? kind : [kind, `down: ${entry.why || "no reason given"}`].filter(Boolean).join(", "), entry.up ? "soft grow" : "wrong grow"),
     cell("span", "", "soft"),
   ]);
 }

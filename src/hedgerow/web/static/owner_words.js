@@ -25,6 +25,9 @@ const STAGES = {
   rolled_back: "rolled back",
 };
 
+/** The label of who does not decide: its confidence is another label's. */
+export const UNDECIDED = "uncertain";
+
 export function headline(view) {
   const { streams, worst } = view;
   if (streams.total === 0) return "Nothing sensed yet";
@@ -40,8 +43,9 @@ function alone(stream) {
   if (stream.state === "quiet") return "Nothing is coming in";
   if (stream.state === "learning") return "Learning what is normal";
   if (stream.label === "") return "Nothing decided yet";
-  const label = stream.label[0].toUpperCase() + stream.label.slice(1);
-  return stream.score === null && stream.confidence !== null ? `${label}, ${words.percent(stream.confidence, 0)}` : label;
+  const label = capital(stream.label);
+  const sure = stream.score === null && stream.confidence !== null && stream.label !== UNDECIDED;
+  return sure ? `${label}, ${words.percent(stream.confidence, 0)}` : label;
 }
 
 export function phase(view) {
@@ -86,8 +90,8 @@ export function sharing(view) {
     const since = now.paused_seconds === null ? "" : `, since ${words.moment(now.paused_seconds, time)}`;
     return [`Paused${since}`, `Nothing goes to the fleet ${now.fleet} but the word that this device takes no part. Sensing, deciding and your own actuators go on.${waiting}`];
   }
-  const heard = now.contact_seconds === null ? "not heard yet" : `last heard ${words.ago(Math.max(0, time - now.contact_seconds))}`;
-  return [`Learning together with the fleet ${now.fleet}`, `${now.online ? "Connected" : "Out of reach"}, ${heard}. Model updates, summaries and exceptions go there; samples never do.${waiting}`];
+  const heard = now.contact_seconds === null ? "" : `, last heard ${words.ago(Math.max(0, time - now.contact_seconds))}`;
+  return [`Learning together with the fleet ${now.fleet}`, `${now.online ? "Connected" : "Out of reach"}${heard}. Model updates, summaries and exceptions go there; samples never do.${waiting}`];
 }
 
 export function task(view) {
@@ -110,18 +114,22 @@ export function privacy(budget) {
 export function why(view) {
   const { model } = view;
   const since = model.since_seconds === null ? "" : ` It decides since ${words.moment(model.since_seconds, view.time_seconds)}.`;
-  const reason = model.why ? ` ${model.why.replace(/\.?$/, ".")}` : "";
+  const reason = model.why ? ` ${capital(model.why).replace(/\.?$/, ".")}` : "";
   return `It ${SOURCES[model.source] ?? words.plain(model.source)}.${since}${reason}`;
 }
 
 export function modelFacts(model) {
   const pairs = [];
-  if (model.provider) pairs.push(["Runs on", [model.provider, model.precision].filter(Boolean).join(", ")]);
+  if (model.provider) pairs.push(["Runs on", [provider(model.provider), model.precision].filter(Boolean).join(", ")]);
   if (model.parameters > 0) pairs.push(["Parameters", words.count(model.parameters)]);
   for (const [name, value] of Object.entries(model.measures)) pairs.push([measured(name), measure(name, value)]);
   if (model.labels.length > 0) pairs.push(["Tells apart", model.labels.join(", ")]);
   if (model.hash) pairs.push(["SHA-256", `${model.hash.slice(0, 16)}…`]);
   return pairs;
+}
+
+function provider(name) {
+  return name.length <= 4 ? name.toUpperCase() : name;
 }
 
 function measured(name) {
@@ -179,7 +187,8 @@ export function energyNote(energy) {
   if (energy === null) return "not measured on this machine";
   const what = energy.joules_per_inference === null ? "since the start" : "a decision";
   const watts = energy.watts === null ? "" : `, ${words.prefixed(energy.watts, "W")} now`;
-  return `${what}${watts}; ${energy.estimated ? "an estimate from" : "measured by"} ${words.plain(energy.source)}`;
+  const how = energy.estimated ? "estimated from processor time" : `measured by ${words.plain(energy.source)}`;
+  return `${what}${watts}; ${how}`;
 }
 
 export function deviceFacts(view) {

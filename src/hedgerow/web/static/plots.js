@@ -195,7 +195,8 @@ function scoredLine(line, limit, width) {
 /** Which label held when: one strip a run of the same label. */
 function ribbon(history, x, start) {
   const parts = [];
-  const numbers = history.label_numbers;
+  const usual = pauseOf(history.label_numbers);
+  const numbers = bridged(history.label_numbers, usual);
   const top = HEIGHT - EDGE.bottom + 9;
   for (let at = 0; at < numbers.length; ) {
     let next = at + 1;
@@ -216,6 +217,18 @@ function ribbon(history, x, start) {
     at = next;
   }
   return parts;
+}
+
+/** With what is missing between two windows filled by the first of them. */
+function bridged(numbers, usual) {
+  const filled = [...numbers];
+  let last = -1;
+  numbers.forEach((number, at) => {
+    if (number === null) return;
+    if (last >= 0 && at - last <= usual) filled.fill(numbers[last], last + 1, at);
+    last = at;
+  });
+  return filled;
 }
 
 /** A label has the same colour wherever it is drawn beside the same others; the usual is green. */
@@ -336,18 +349,24 @@ export function drawDays(box, days, order) {
   box.replaceChildren(svg);
 }
 
-/** A line through what is known, broken where nothing is. */
+/** A line through what is known, broken where nothing came for longer than is usual. */
 function pathOf(values, x, y) {
+  const usual = pauseOf(values);
   let path = "";
-  let pen = "M";
+  let last = -Infinity;
   values.forEach((value, at) => {
-    if (value === null) pen = "M";
-    else {
-      const point = `${x(at).toFixed(1)} ${y(value).toFixed(1)}`;
-      // A lone point is a dot, not nothing.
-      path += pen === "M" ? `M${point}h.01` : `L${point}`;
-      pen = "L";
-    }
+    if (value === null) return;
+    const point = `${x(at).toFixed(1)} ${y(value).toFixed(1)}`;
+    // A lone point is a dot, not nothing.
+    path += at - last > usual ? `M${point}h.01` : `L${point}`;
+    last = at;
   });
   return path;
+}
+
+/** The most steps between two windows that count as no gap: where windows are rarer than steps. */
+function pauseOf(values) {
+  const known = values.flatMap((value, at) => (value === null ? [] : [at]));
+  const pauses = known.slice(1).map((at, place) => at - known[place]).sort((a, b) => a - b);
+  return 2 * (pauses[pauses.length >> 1] ?? 1);
 }

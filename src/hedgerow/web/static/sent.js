@@ -13,6 +13,7 @@ let kind = "";
 let told = "";
 let oldest = null;
 let verified = null;
+let verifiedAt = 0; // how many messages had left then
 
 export function startSent() {
   $("sent-kind").addEventListener("change", () => {
@@ -108,6 +109,7 @@ async function verify() {
   $("verify").disabled = true;
   put($("seal-says"), "Checking every entry…");
   $("seal").dataset.state = "checking";
+  verifiedAt = view.sent.messages;
   try {
     verified = await tell("api/sent/verify");
   } catch (error) {
@@ -122,11 +124,11 @@ function showSeal() {
   const { sent } = view;
   if (verified === null) {
     const signed = sent.signed_seconds === null ? "not signed yet" : `last signed at ${words.moment(sent.signed_seconds, view.time_seconds)}`;
-    put($("seal-note"), `${words.plural(sent.messages, "entry", "entries")}, ${signed}. The record can be checked here, or off this device.`);
+    put($("seal-note"), `${words.plural(sent.messages, "message", "messages")}, ${signed}. The record can be checked here, or off this device.`);
     return;
   }
   $("seal").dataset.state = verified.good ? "good" : "bad";
-  const more = sent.messages - verified.entries;
+  const more = sent.messages - verifiedAt;
   if (verified.good) {
     put($("seal-says"), `The chain holds: ${words.plural(verified.entries, "entry", "entries")} verified`);
     const since = more > 0 ? ` ${words.plural(more, "message", "messages")} left since.` : "";

@@ -3,6 +3,7 @@
 import { ask, tell } from "./api.js";
 import { askToForget, say } from "./acts.js";
 import { $, build, cell, element, put } from "./dom.js";
+import { UNDECIDED } from "./owner_words.js";
 import { drawHistory, drawSignal, hue, spark } from "./plots.js";
 import { localOf, periodOf } from "./times.js";
 import * as words from "./words.js";
@@ -254,6 +255,7 @@ function saysOf(stream) {
   if (stream.state === "learning") return "Its normal is not known yet";
   const label = stream.label || "nothing decided";
   if (stream.score !== null) return `${label}, ${words.figure(stream.score)} × the threshold`;
+  if (stream.label === UNDECIDED) return UNDECIDED;
   return stream.label === "" ? "Nothing decided yet" : `${label}, ${words.percent(stream.confidence, 0)}`;
 }
 

@@ -1,0 +1,203 @@
+"""Features of many windows in a process of their own, beside the one that cuts and judges.
+
+A gateway's spectra cost as much as all the rest, and threads of one process would wait for each
+other at every step. Windows go there and features come back through shared memory. The process is
+started with the first large batch; where it cannot be, or ends, features are made here again.
+
+Run as a program it is that process: SOCKET MEMORY SCHEMA ROWS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import mmap
+import os
+import socket
+import struct
+import sys
+from collections import deque
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from hedgerow.core.schema import InputSchema
+from hedgerow.io.children import ends_with_parent
+from hedgerow.io.memory import release_startup_pages
+from hedgerow.sense.features import Featuriser
+from hedgerow.serve.inference.arena import anonymous_file
+
+log = logging.getLogger(__name__)
+
+Array = NDArray[np.float32]
+BATCH_BYTES = 4 * 2**20
+"""Windows of one batch; what is larger goes in several."""
+WORTH_BYTES = 256 * 2**10
+"""Below this the way there and back costs more than it saves."""
+ANSWER_SECONDS_MAX = 5.0
+SLOTS = 2
+"""Batches on their way at once: one is filled while features of the other are made."""
+_REQUEST = struct.Struct("<II")
+"""Slot, windows; the answer is the same."""
+_KEPT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "HOME", "TMPDIR")
+"""What of the environment the process may know; the agent's secrets may be in the rest."""
+
+
+class _Memory:
+    """In one mapping, for each slot: windows `[rows, C, T]` and features `[rows, C, columns]`."""
+
+    def __init__(self, descriptor: int, schema: InputSchema, rows: int, columns: int) -> None:
+        channels = len(schema.channels)
+        given, made = rows * channels * schema.window, rows * channels * columns
+        mapped = mmap.mmap(descriptor, self.size(schema, rows, columns))
+        numbers = np.frombuffer(mapped, np.float32).reshape(SLOTS, given + made)
+        self.windows = numbers[:, :given].reshape(SLOTS, rows, channels, schema.window)
+        self.features = numbers[:, given:].reshape(SLOTS, rows, channels, columns)
+
+    @staticmethod
+    def size(schema: InputSchema, rows: int, columns: int) -> int:
+        """Bytes of it all."""
+        return 4 * SLOTS * rows * len(schema.channels) * (schema.window + columns)
+
+
+class FeatureProcess:
+    """Makes features of one schema, several batches on their way. Use from one event loop."""
+
+    def __init__(self, schema: InputSchema) -> None:
+        self._schema = schema
+        self._here = Featuriser(schema)
+        self._window_bytes = 4 * len(schema.channels) * schema.window
+        self._rows = max(1, BATCH_BYTES // self._window_bytes)
+        self._process: asyncio.subprocess.Process | None = None
+        self._link: socket.socket | None = None
+        self._memory: _Memory | None = None
+        self._alone = (os.cpu_count() or 1) < 2
+        self._slots = list(range(SLOTS))
+        self._free = asyncio.Semaphore(SLOTS)
+        self._starting = asyncio.Lock()
+        self._asked: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def process(self) -> int | None:
+        """The number of the process, where one runs."""
+        return None if self._process is None else self._process.pid
+
+    async def features(self, windows: Sequence[Array]) -> Array:
+        """Features `[B, *shape]` of B windows `[C, T]`, in a new array."""
+        channels = len(self._schema.channels)
+        out = np.empty((len(windows), channels, self._here.columns), np.float32)
+        if self._alone or len(windows) * self._window_bytes < WORTH_BYTES:
+            self._here.rows(windows, out)
+        else:
+            for first in range(0, len(windows), self._rows):
+                part = slice(first, first + self._rows)
+                await self._there(windows[part], out[part])
+        return out.reshape(len(windows), *self._schema.shape)
+
+    async def close(self) -> None:
+        """End the process."""
+        if self._link is not None:
+            asyncio.get_running_loop().remove_reader(self._link)
+            self._link.close()
+            self._link = None
+        while self._asked:
+            self._fail(self._asked.popleft(), "it was ended")
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+            self._process = None
+
+    async def _there(self, windows: Sequence[Array], out: Array) -> None:
+        try:
+            async with self._free:
+                slot = self._slots.pop()
+                try:
+                    await self._answered(slot, windows, out)
+                finally:
+                    self._slots.append(slot)
+        except (OSError, TimeoutError) as error:
+            if not self._alone:
+                log.warning("features are made in the agent's process from now on: %s", error)
+            self._alone = True
+            await self.close()
+            self._here.rows(windows, out)
+
+    async def _answered(self, slot: int, windows: Sequence[Array], out: Array) -> None:
+        async with self._starting:
+            if self._link is None:
+                await self._start()
+        assert self._link is not None and self._memory is not None
+        for place, window in zip(self._memory.windows[slot], windows, strict=False):
+            place[...] = window
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._asked.append(answer)
+        self._link.send(_REQUEST.pack(slot, len(windows)))
+        async with asyncio.timeout(ANSWER_SECONDS_MAX):
+            await answer
+        out[...] = self._memory.features[slot, : len(windows)]
+
+    def _readable(self) -> None:
+        assert self._link is not None
+        try:
+            packet = self._link.recv(_REQUEST.size)
+        except BlockingIOError:
+            return
+        except OSError:
+            packet = b""
+        if packet and self._asked:
+            answer = self._asked.popleft()
+            if not answer.done():
+                answer.set_result(None)
+            return
+        asyncio.get_running_loop().remove_reader(self._link)
+        while self._asked:
+            self._fail(self._asked.popleft(), "its process ended")
+
+    @staticmethod
+    def _fail(answer: asyncio.Future[None], why: str) -> None:
+        if not answer.done():
+            answer.set_exception(ConnectionError(why))
+
+    async def _start(self) -> None:
+        schema, columns = self._schema, self._here.columns
+        memory = anonymous_file(_Memory.size(schema, self._rows, columns))
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._memory = _Memory(memory, schema, self._rows, columns)
+            ours.setblocking(False)
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", __name__, str(theirs.fileno()), str(memory)),
+                *(msgspec.json.encode(schema).decode(), str(self._rows)),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(), memory),
+                env={name: os.environ[name] for name in _KEPT if name in os.environ}
+                | {"OMP_NUM_THREADS": "1"},
+                preexec_fn=ends_with_parent(),
+            )
+        finally:
+            theirs.close()
+            os.close(memory)
+        asyncio.get_running_loop().add_reader(ours, self._readable)
+        self._link = ours
+
+
+def serve(link: socket.socket, memory: _Memory, featurise: Featuriser) -> None:
+    """Answer until the other side closes the socket."""
+    while packet := link.recv(_REQUEST.size):
+        slot, count = _REQUEST.unpack(packet)
+        featurise.rows(list(memory.windows[slot, :count]), memory.features[slot, :count])
+        link.send(packet)
+
+
+if __name__ == "__main__":
+    control, shared, text, most = sys.argv[1:]
+    chosen = msgspec.json.decode(text, type=InputSchema)
+    maker = Featuriser(chosen)
+    with socket.socket(fileno=int(control)) as other, contextlib.suppress(ConnectionError):
+        release_startup_pages()
+        serve(other, _Memory(int(shared), chosen, int(most), maker.columns), maker)
