@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from hedgerow.apps.vibration import author_model
-from hedgerow.apps.vibration.synthetic import SCALE_G, WINDOW, Machine, vibration, wandering
+from hedgerow.apps.vibration.synthetic import BANDS, SCALE_G, WINDOW, Machine, vibration, wandering
 from hedgerow.author.check import check
 from hedgerow.author.spec import Spec
 from hedgerow.core.schema import OutputSchema
@@ -22,7 +22,7 @@ def spec_without_training() -> Spec:
         version="1",
         module=author_model.VibrationModel(),
         input=author_model.SCHEMA,
-        output=OutputSchema(task="reconstruction", size=author_model.BANDS),
+        output=OutputSchema(task="reconstruction", size=BANDS),
         plan=author_model.PLAN,
     )
 

@@ -56,7 +56,7 @@ def test_machines_that_are_well_for_a_while() -> None:
 
 def plain_auroc(well: NDArray[np.float32], fault: NDArray[np.float32]) -> float:
     pairs = [(f > w) + 0.5 * (f == w) for f in fault.tolist() for w in well.tolist()]
-    return sum(pairs) / len(pairs)
+    return float(sum(pairs)) / len(pairs)
 
 
 def test_area_under_the_curve_counts_pairs() -> None:
@@ -82,7 +82,9 @@ def test_a_recording_at_a_lower_rate_keeps_what_lies_below_and_nothing_above() -
     spectrum = np.abs(np.fft.rfft(got.samples[500:10_500] * np.hanning(10_000)))
     hertz = np.fft.rfftfreq(10_000, 1 / 12_000)
     assert hertz[spectrum.argmax()] == pytest.approx(1000, abs=2)
-    assert spectrum[np.abs(hertz - 3000).argmin()] < 1e-3 * spectrum.max()  # where 9 kHz would fold to
+    assert (
+        spectrum[np.abs(hertz - 3000).argmin()] < 1e-3 * spectrum.max()
+    )  # where 9 kHz would fold to
 
 
 def test_without_the_recordings_it_says_how_to_get_them(

@@ -12,6 +12,7 @@ from hedgerow.core.layout import Layout
 from hedgerow.core.schema import InputSchema, OutputSchema
 from hedgerow.core.streams import stream
 from hedgerow.decide.anomaly import Anomaly, AnomalySettings
+from hedgerow.decide.drift import DriftSettings
 from hedgerow.model.bundle import Manifest
 
 SIZE = 12
@@ -33,7 +34,11 @@ MANIFEST = Manifest(
     decide={"hold": 2},
 )
 QUICK = AnomalySettings(
-    baseline_windows=32, calibration_windows=256, false_alarms_per_day=40, settle_windows=0
+    baseline_windows=32,
+    calibration_windows=256,
+    false_alarms_per_day=40,
+    settle_windows=0,
+    drift=DriftSettings(block=32, stability_windows=512),
 )
 Array = NDArray[np.float32]
 

@@ -159,7 +159,7 @@ def test_stability_learns_its_reference_where_values_are_not_even() -> None:
 
 def test_thirty_hours_as_they_were_does_not_drift_and_a_shift_does_within_minutes() -> None:
     streams, hop = 60, 2048 / 12_000
-    watch = DriftWatch(streams, uniform=True)
+    watch = DriftWatch(streams, DriftSettings(block=32, stability_windows=512), uniform=True)
     rng = stream(5, "day")
     rows = np.arange(streams)
     worst = 0.0

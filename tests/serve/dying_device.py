@@ -21,7 +21,7 @@ import numpy as np
 from hedgerow.io.device_store import DeviceStore
 from hedgerow.protocol import trial_state as do
 from hedgerow.protocol.trial_rules import TrialRules
-from hedgerow.serve.trials import Serving, Trials
+from hedgerow.serve.trials import Serving, Trials, checking
 from tests.serve.bad_models import GOOD
 
 RULES = TrialRules(
@@ -31,6 +31,7 @@ SHIFT = np.float32(1e-3)
 OTHER = GOOD.with_weights(GOOD.weights * (1 + SHIFT), "other")
 VERSION = do.Version(bundle="", name="other", source="fleet", release=1)
 GIVEN = np.random.default_rng(0).standard_normal((64, *GOOD.manifest.input.shape)).astype("f4")
+checking.TURNS = 1  # how fast the model is does not matter here
 WRITES = ("put_blob", "set_fact", "forget_blob")
 OVER = 77
 """Exit code of a device that came to the end before its place."""

@@ -20,8 +20,8 @@ from tests.io.keeping import Hands, window
 from tests.serve.test_serve_forwarding import Link, until
 
 DAY = 86_400.0
-STEP = 1_800.0
-A_DAY = 48
+STEP = 3_600.0
+A_DAY = 24
 """Steps a day."""
 STREAMS = 72
 LIMITS = StoreLimits(
@@ -57,7 +57,7 @@ class Month:
         return asyncio.sleep(0.002)
 
     def step(self, number: int) -> None:
-        """Half an hour: one decision a machine, with what the store keeps of it."""
+        """An hour: one decision a machine, with what the store keeps of it."""
         self.hands.wait(STEP)
         time = self.hands.wall
         notices = [
@@ -74,9 +74,10 @@ class Month:
             for machine in range(STREAMS)
         ]
         self.forwarder.count(notices)
-        self.forwarder.keep()
-        self.store.add_notices(notices)
-        self.store.add_windows([StoredWindow(window(1).x, 0, time, "train", "machine 1")])
+        with self.store.transaction():
+            self.forwarder.keep()
+            self.store.add_notices(notices)
+            self.store.add_windows([StoredWindow(window(1).x, 0, time, "train", "machine 1")])
 
     def _bad(self, number: int, machine: int) -> bool:
         return number % (A_DAY // 2) == machine % (A_DAY // 2)
@@ -92,12 +93,12 @@ def test_a_month_offline(tmp_path: Path) -> None:
     memory: list[int] = []
     for number in range(steps):
         month.step(number)
-        if number % 300 == 299:  # power fails now and then, and the clock is wrong at times
+        if number % 150 == 149:  # power fails now and then, and the clock is wrong at times
             asyncio.run(month.forwarder.close())
             month.store.close()
-            if number == 599:
+            if number == 299:
                 month.hands.wall -= 20 * 365 * DAY
-            if number == 899:
+            if number == 449:
                 month.hands.wall += 20 * 365 * DAY
             month.open()
             memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

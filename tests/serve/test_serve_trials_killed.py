@@ -12,6 +12,8 @@ from hedgerow.model.bundle import Bundle
 from tests.serve.bad_models import GOOD
 from tests.serve.hosting import ROOT
 
+pytestmark = pytest.mark.timeout(600)  # a hundred devices or lives, on whatever machine this is
+
 
 @pytest.fixture(scope="module")
 def deaths(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:

@@ -73,9 +73,9 @@ def test_what_left_is_on_the_page_pausing_stops_it_and_the_chain_tells(tmp_path:
 
             await click(page, "#pause")
             await says(page, "#sharing-state", "paused")
-            await windows(agent, 20)  # what was under way has gone
+            await windows(agent, 10)  # what was under way has gone
             before = shared(agent)
-            await windows(agent, 100)
+            await windows(agent, 30)  # some ten reports would have been due
             assert shared(agent) == before
             await click(page, "#pause")
             await says(page, "#sharing-state", "on")

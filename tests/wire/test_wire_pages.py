@@ -15,10 +15,11 @@ from hedgerow.core import fixed
 from hedgerow.protocol import buffered, coordinator, counting, learning, rounds
 from hedgerow.serve import coordinator as shell
 from hedgerow.wire import codec
+from hedgerow.wire.events import EVENT_MESSAGES
 from hedgerow.wire.messages import MESSAGES, Accept, Message, kind_of, round_of, update_id
 
 PAGES = Path(__file__).parents[2] / "docs" / "messages"
-BY_KIND = {kind_of(message): message for message in MESSAGES}
+BY_KIND = {kind_of(message): message for message in (*MESSAGES, *EVENT_MESSAGES)}
 
 
 def example(page: str) -> str:

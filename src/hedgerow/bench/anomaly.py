@@ -288,7 +288,8 @@ def _alarms(bundle: Bundle, kept: bytes, predictor: Predictor, samples: Array) -
         cuts = engine.cut([block])
         if not cuts:
             continue
-        given = engine.prepared(cuts, engine.features(cuts))
+        windows = np.stack([cut.window.samples for cut in cuts])
+        given = engine.prepared(cuts, features(windows, schema))
         for notice in engine.judge(cuts, given, predictor(given)):
             if notice.alert and not before:
                 alarms.append(notice.time_seconds + schema.window / schema.rate_hz)

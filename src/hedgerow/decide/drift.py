@@ -30,18 +30,18 @@ _BINS: Final = 10
 
 
 class DriftSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """ADWIN and Page-Hinkley see means of `block` windows, as neighbours are alike.
+    """ADWIN and Page-Hinkley see means of `block` windows, as neighbours are alike: loads last.
 
     `adwin_confidence` is δ of the paper. `page_hinkley_slack` is the change of the mean that is let
     pass and `page_hinkley_limit` what the sum of what is beyond may reach. Population stability
     compares each `stability_windows` with the reference, and may reach `stability_limit`.
     """
 
-    block: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 32
+    block: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 512
     adwin_confidence: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.002
     page_hinkley_slack: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.05
     page_hinkley_limit: Annotated[float, msgspec.Meta(gt=0)] = 3.0
-    stability_windows: Annotated[int, msgspec.Meta(ge=100, le=1_000_000)] = 512
+    stability_windows: Annotated[int, msgspec.Meta(ge=100, le=1_000_000)] = 8192
     stability_limit: Annotated[float, msgspec.Meta(gt=0)] = 0.25
 
 

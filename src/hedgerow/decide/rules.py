@@ -224,7 +224,7 @@ def _weigh(
             mixed = []
             for old, new in zip(state.smoothed, values, strict=True):
                 # In Python 3.11 a comprehension is a call of its own, and this is the hot path.
-                mixed.append(past * old + present * new)  # noqa: PERF401
+                mixed.append(past * old + present * new)
             values = mixed
         smoothed = tuple(values)
     label = state.label

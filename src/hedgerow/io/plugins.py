@@ -58,13 +58,16 @@ def _made(table: Mapping[str, Any], base: type[S], shipped: Mapping[str, str], g
     what = base.__name__.lower()
     brought = {point.name: point.value for point in metadata.entry_points(group=group)}
     known = {**brought, **shipped}
-    if kind not in known:
+    if not isinstance(kind, str) or kind not in known:
         raise UsageError(
             f"{what} has kind {kind!r}; wanted one of {', '.join(sorted(known))}, or one that an "
             f"installed package brings by the entry point group {group}"
         )
     module, _, name = known[kind].partition(":")
-    made = getattr(importlib.import_module(module), name)
+    try:
+        made = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"{what} {kind!r} is {known[kind]}, which has gone: {error}") from error
     if not (isinstance(made, type) and issubclass(made, base)):
         raise UsageError(f"{what} {kind!r} is {known[kind]}, which is no {base.__name__}")
     try:

@@ -6,8 +6,10 @@ It works without a server: sensing starts from the model at hand, and enrolment 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +20,7 @@ import msgspec
 
 from hedgerow.decide.notice import Notice
 from hedgerow.io import clock, entropy
-from hedgerow.io.device_store import Forgotten, GivenLabel
+from hedgerow.io.device_store import Forgotten, GivenLabel, StoreFull
 from hedgerow.io.egress import EgressRecord
 from hedgerow.io.memory import release_startup_pages
 from hedgerow.io.sensors.base import Label, Sensor
@@ -47,6 +49,10 @@ log = logging.getLogger(__name__)
 
 SETTLE_SECONDS = 3.0
 """Then start-up is over, and the code it touched need not stay in memory."""
+STUCK_SECONDS = 30.0
+"""Readings that wait for so long, while none is worked off, wait for nothing."""
+FULL_SECONDS = 60.0
+"""Pause before a device whose disk was full shares again."""
 FACT_PAUSED = "sharing_paused"
 
 Told = Callable[[str, dict[str, Any]], None]
@@ -72,7 +78,7 @@ class DeviceAgent:
         self.model = self.home.model
         self.metrics: dict[str, float] = {}
         self.egress = EgressRecord(settings.state / "egress", self.identity, settings.egress)
-        self.watching = Watching(settings.streams_max)
+        self.watching = Watching(settings.streams_max, settings.keep_windows)
         self.house = Housekeeping(self.store, self.watching, settings.energy.watts_per_core)
         self.forwarder = Forwarder(self.store, self.identity, settings.forward)
         schema = self.bundle.manifest.input
@@ -89,6 +95,7 @@ class DeviceAgent:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="learning")
         self.sharing = self._sharing(told)
         self.owner = AgentOwner(self)
+        self._work: list[asyncio.Task[Any]] = []
         self._allowed = asyncio.Event()
         self.pause(self.paused_seconds is not None)
 
@@ -109,37 +116,41 @@ class DeviceAgent:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Sense at once; enrol and share as soon as there is somebody to share with."""
-        await self.models.start()
-        work = [
-            asyncio.create_task(one)
-            for one in (
-                self._sense(),
-                self._share(),
-                self.house.run(),
-                self.egress.keep(),
-                self.forwarder.run(),
-                self.models.run(),
-                stop.wait(),
-            )
-        ]
-        asyncio.get_running_loop().call_later(SETTLE_SECONDS, _settled)
-        try:
-            done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
+        async with contextlib.AsyncExitStack() as last:  # each of these, whatever another raises
+            last.callback(self.store.close)
+            last.push_async_callback(asyncio.to_thread, self.egress.close)
+            last.callback(self._executor.shutdown, cancel_futures=True)
+            last.push_async_callback(self.models.close)
+            last.push_async_callback(self.forwarder.close)
+            last.callback(self.house.keep)
+            last.push_async_callback(self.sharing.close)
+            await self.models.start()
+            self._work = [
+                asyncio.create_task(one)
+                for one in (
+                    self._sense(),
+                    self._share(),
+                    self.house.run(),
+                    self.egress.keep(),
+                    self.forwarder.run(),
+                    self.models.run(),
+                    stop.wait(),
+                )
+            ]
+            last.push_async_callback(end, self._work)
+            asyncio.get_running_loop().call_later(SETTLE_SECONDS, _settled)
+            done, _ = await asyncio.wait(self._work, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
-        finally:
-            await end(work)
-            await self.sharing.close()
-            self.house.keep()
-            await self.forwarder.close()
-            await self.models.close()
-            self._executor.shutdown(cancel_futures=True)
-            await asyncio.to_thread(self.egress.close)
-            self.store.close()
 
     def healthy(self) -> bool:
-        """Whether it does what it is there for: the event loop runs, and so do its tasks."""
-        return True
+        """Whether it does what it is there for: all its tasks go on, and what was sensed is judged.
+
+        A model that is being started again is no cause: its windows count as not decided.
+        """
+        if any(task.done() for task in self._work):
+            return False
+        return self.edge.stuck_seconds() < STUCK_SECONDS
 
     # Sense, infer, decide, act --------------------------------------------------------------------
 
@@ -159,13 +170,16 @@ class DeviceAgent:
         self.watching.took(judged.cuts, judged.notices, judged.seconds)
         self.forwarder.count(judged.notices)
         self.models.seen(judged)
-        self.house.energy.used("inference", cpu_seconds=judged.seconds, count=len(judged.cuts))
+        self.house.energy.used("inference", cpu_seconds=judged.busy_seconds, count=len(judged.cuts))
 
     def _learned_on_site(self, cpu_seconds: float) -> None:
         self.house.energy.used("learning", cpu_seconds=cpu_seconds)
 
     def _labelled(self, label: Label) -> None:
-        self.label(*label)
+        try:
+            self.label(*label)
+        except StoreFull as error:  # sensing goes on
+            log.warning("a label for %r is lost: %s", label.stream, error)
 
     # The owner's wishes ---------------------------------------------------------------------------
 
@@ -176,11 +190,10 @@ class DeviceAgent:
         return None if kept is None else float(kept)
 
     def pause(self, paused: bool) -> None:
-        """Stop or allow all that goes to the fleet; what waits goes on waiting."""
-        if paused and self.paused_seconds is None:
-            self.store.set_fact(FACT_PAUSED, repr(clock.now()).encode())
-        elif not paused:
-            self.store.set_fact(FACT_PAUSED, None)
+        """Stop or allow all that goes to the fleet; what waits goes on waiting.
+
+        Raises StoreFull: it holds, but not beyond a restart.
+        """
         self.forwarder.paused = paused
         if self.sharing.shell is not None:
             self.sharing.shell.handle(PauseSharing(paused))
@@ -188,6 +201,8 @@ class DeviceAgent:
             self._allowed.clear()
         else:
             self._allowed.set()
+        if paused != (self.paused_seconds is not None):
+            self.store.set_fact(FACT_PAUSED, repr(clock.now()).encode() if paused else None)
 
     def label(self, stream: str, start: float, end: float, label: str) -> int:
         """What the owner says a stream did; how many kept windows it says it of."""
@@ -208,6 +223,7 @@ class DeviceAgent:
     def erase(self, record: bool) -> Forgotten:
         """Overwrite all that was sensed, decided or learned; with `record` also what left."""
         self.watching.forget("")
+        self.forwarder.forget(-math.inf, math.inf)
         self.models.clear()
         erased = self.store.erase()
         if record:
@@ -244,8 +260,15 @@ class DeviceAgent:
         )
 
     async def _share(self) -> None:
-        await self._allowed.wait()
-        await self.sharing.run()
+        while True:
+            await self._allowed.wait()
+            try:
+                await self.sharing.run()
+            except StoreFull as error:  # what cannot be kept cannot be shared; sensing goes on
+                log.warning("nothing is shared for %.0f s: %s", FULL_SECONDS, error)
+                with contextlib.suppress(StoreFull):
+                    await self.sharing.close()
+                await asyncio.sleep(FULL_SECONDS)
 
     def _joined(self) -> None:
         shell, enrolment = self.sharing.shell, self.sharing.enrolment

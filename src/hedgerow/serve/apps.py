@@ -18,5 +18,7 @@ def app_bundle(app: str) -> Bundle:
         with resources.as_file(shipped) as path:
             return Bundle.load(path)
     if not Path(app).exists():
-        raise UsageError(f"no application and no bundle called {app!r}; try 'watch', or a path")
+        raise UsageError(
+            f"no application and no bundle called {app!r}; try 'watch' or 'vibration', or a path"
+        )
     return Bundle.load(Path(app))

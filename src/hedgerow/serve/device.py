@@ -124,7 +124,7 @@ class DeviceShell:
         """What the link carried at the last large message; 0: not known yet."""
         self.tasks = Tasks()
         self._timers = Timers(asyncio.get_running_loop(), self._timer_fired)
-        state.unacknowledged |= {item.id for item in store.outbox(limit=10_000)}
+        state.unacknowledged |= set(store.outbox_ids("update"))
 
     def attach(self, link: DeviceLink) -> None:
         """The link to use; its callbacks are `on_message` and `on_state`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from hedgerow.core.layout import Vector
 from hedgerow.io import clock, plugins
 from hedgerow.io.actuators.base import Actuator
 from hedgerow.io.data import Recording
-from hedgerow.io.device_store import FACT_BUNDLE, DeviceStore, StoredWindow
+from hedgerow.io.device_store import FACT_BUNDLE, DeviceStore, StoredWindow, StoreFull
 from hedgerow.io.keys import Identity
 from hedgerow.io.links import ByteMeter
 from hedgerow.io.sensors.base import Sensor
@@ -103,7 +104,8 @@ class Home:
             if shared is not None and model.bytes % (4 * self.shared_size) == 0:
                 return model, shared
         weights = self.bundle.weights[: self.shared_size]
-        self.store.put_blob(to_bytes(weights))
+        with contextlib.suppress(StoreFull):  # they are in the bundle
+            self.store.put_blob(to_bytes(weights))
         return model_ref(0, weights), to_bytes(weights)
 
     def weights(self) -> Vector:

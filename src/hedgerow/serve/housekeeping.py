@@ -41,12 +41,16 @@ class Housekeeping:
                 self._store.expire()
 
     def keep(self) -> None:
-        """Write the notices that wait; on a full disk they are counted and let go."""
+        """Write notices and windows that wait; on a full disk they are counted and let go."""
         waiting = self._watching.to_keep
         if waiting:
             notices = list(waiting)
             waiting.clear()
             self._store.add_notices(notices, clock.now())
+        if self._watching.windows_to_keep:
+            windows = list(self._watching.windows_to_keep)
+            self._watching.windows_to_keep.clear()
+            self._store.add_windows(windows, clock.now())
 
     def energy_view(self) -> EnergyView:
         """Energy since the start, as it was last settled."""

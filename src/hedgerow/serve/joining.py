@@ -20,6 +20,7 @@ from hedgerow.io.device_store import DeviceStore
 from hedgerow.io.keys import Identity, read_secret, replace_secret, verify
 from hedgerow.io.links import ByteMeter, LinkDown
 from hedgerow.io.nats_link import NatsJoinLink
+from hedgerow.io.surroundings import Egress
 from hedgerow.serve.device import FACT_ENROLMENT
 from hedgerow.wire import codec
 from hedgerow.wire.messages import Enrol, Enrolled, NotEnrolled
@@ -82,6 +83,7 @@ async def enrol(
     name: str,
     meter: ByteMeter,
     rng: np.random.Generator,
+    egress: Egress | None = None,
 ) -> Enrolment:
     """Ask until the coordinator answers; keep the answer durably.
 
@@ -92,7 +94,7 @@ async def enrol(
     credentials = Credentials(join.jwt, Identity(join.seed))
     wait_seconds = 0.2
     while True:
-        link = NatsJoinLink(join.url, join.fleet, credentials, meter)
+        link = NatsJoinLink(join.url, join.fleet, credentials, meter, egress)
         try:
             answer = await link.enrol(request, identity.public, ANSWER_SECONDS_MAX)
             message = codec.open_from_coordinator(answer, join.coordinator, verify)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +16,7 @@ from hedgerow.core.layout import Vector
 from hedgerow.decide.anomaly import Anomaly
 from hedgerow.decide.drift import DriftWatch
 from hedgerow.io import clock
+from hedgerow.io.device_store import StoreFull
 from hedgerow.io.surroundings import Surroundings
 from hedgerow.model.bundle import Bundle, Manifest
 from hedgerow.protocol.owner import ModelView
@@ -22,7 +24,7 @@ from hedgerow.sense.features import features
 from hedgerow.serve.edge.edge import Edge, Judged
 from hedgerow.serve.edge.engine import Engine
 from hedgerow.serve.home import Home
-from hedgerow.serve.inference.base import Happened, ModelSpec
+from hedgerow.serve.inference.base import Happened, ModelDown, ModelRefused, ModelSpec
 from hedgerow.serve.inference.guard import GuardedModel
 from hedgerow.serve.inference.runner import runner_of
 from hedgerow.serve.onsite import NORMAL, Learned, OnSite
@@ -31,8 +33,11 @@ from hedgerow.serve.trials import Candidate, Serving, Shadow, Trials, in_process
 log = logging.getLogger(__name__)
 
 FACT_NORMAL = "normal"
+FACT_NORMAL_OF = "normal_of"
+"""What the model takes whose streams' normal is kept."""
 NORMAL_WORD = "normal"
 """What an owner calls a period in which a machine did what it should."""
+PRESENT_SECONDS = 60.0
 KEEP_SECONDS = 600.0
 TYPICAL_LEAST, TYPICAL_MOST = 64, 128
 
@@ -47,7 +52,7 @@ class Models:
     ) -> None:
         """`used` hears of CPU seconds that learning on site took."""
         settings = home.settings
-        self._home = home
+        self._home, self._around = home, around
         self.runner = runner_of(settings.inference, threads=settings.threads, told=self._happened)
         manifest = home.bundle.manifest
         name = f"{manifest.name} {manifest.version}"
@@ -77,6 +82,7 @@ class Models:
         self._typical_of: Bundle | None = None
         self._inputs: NDArray[np.float32] | None = None
         self._learned = 0
+        self._drifted = 0
         self.learns = False
         """Whether this process trains too."""
         self._since = clock.now()
@@ -115,7 +121,9 @@ class Models:
         """What is normal, as it was kept, or to be learned."""
         settings = self._home.settings.anomaly
         kept = self._home.store.fact(FACT_NORMAL)
-        if kept is not None:
+        of = self._home.store.fact(FACT_NORMAL_OF)
+        # Other features of as many numbers would fit, and mean something else.
+        if kept is not None and of in (None, msgspec.json.encode(manifest.input)):
             try:
                 scorer, names = Anomaly.from_bytes(kept, manifest, settings)
                 return scorer, tuple(names)
@@ -128,7 +136,13 @@ class Models:
         engine = self._edge.engine if self._edge is not None else None
         if engine is not None and engine.scorer is not None:
             names = [stream.name for stream in engine.streams.all()]
-            self._home.store.set_fact(FACT_NORMAL, engine.scorer.to_bytes(names))
+            store = self._home.store
+            try:
+                with store.transaction():
+                    store.set_fact(FACT_NORMAL, engine.scorer.to_bytes(names))
+                    store.set_fact(FACT_NORMAL_OF, msgspec.json.encode(engine.schema))
+            except StoreFull as error:
+                log.warning("what is normal is not kept for now: %s", error)
 
     async def start(self) -> None:
         """Bring the model up before the first sample comes.
@@ -159,8 +173,10 @@ class Models:
     async def close(self) -> None:
         """End trials and the model's process."""
         self.keep()
-        await self.trials.close()
-        await self.runner.close()
+        try:
+            await self.trials.close()
+        finally:
+            await self.runner.close()
 
     async def rebase(self) -> None:
         """The home has another bundle: it decides from now on."""
@@ -177,8 +193,11 @@ class Models:
         scores = np.array([notice.score for notice in judged.notices], np.float32)
         self.site.seen(rows, judged.given, seconds, scores)
         scorer = self._edge.engine.scorer if self._edge is not None else None
-        if scorer is not None and len(scorer.drifted):
-            self.site.ask(f"{len(scorer.drifted)} streams drifted away from what was learned")
+        if scorer is not None:
+            drifted = scorer.drifted
+            if len(drifted) > self._drifted:
+                self.site.ask(f"{len(drifted)} streams drifted from what was learned", drifted)
+            self._drifted = len(drifted)  # fewer, where the owner called it normal
 
     def label(self, stream: str, start: float, end: float, label: str) -> int:
         """What the owner said of a stream; how many windows that learning has of it."""
@@ -187,12 +206,18 @@ class Models:
         known = engine.streams.named(stream)
         if known is None:
             return 0
-        if label in labels:
+        if engine.scorer is None:
+            if label not in labels:
+                return 0
             return self.site.labelled(known.row, start, end, labels.index(label))
-        if engine.scorer is not None and label == NORMAL_WORD:
+        # A word about the past moves the threshold; one about now says that this is its normal.
+        normal = label == NORMAL_WORD
+        count = self.site.labelled(known.row, start, end, NORMAL if normal else 0)
+        if normal and end >= self._around.now() - PRESENT_SECONDS:
             engine.scorer.relearn(np.array([known.row]))
-            return self.site.labelled(known.row, start, end, NORMAL)
-        return 0
+        else:
+            engine.scorer.tune(known.row, *self.site.evidence(known.row))
+        return count
 
     def forget(self, start: float, end: float, stream: str) -> None:
         """The owner forgets a period: what learning kept of it goes."""
@@ -212,9 +237,10 @@ class Models:
         """The model in use and why it is this one."""
         serving, status = self.serving, self.runner.status
         choice = status.choice
+        manifest = serving.bundle.manifest
         return ModelView(
-            name=serving.name,
-            version=serving.bundle.manifest.version,
+            name=manifest.name,
+            version=serving.name.removeprefix(manifest.name).strip(" ,") or manifest.version,
             hash=serving.bundle.hash,
             source=serving.source,
             since_seconds=self._since,
@@ -257,8 +283,21 @@ class Models:
 
     async def _changed(self, serving: Serving) -> None:
         """Another model decides from now on; that is durable already."""
-        before = self._edge.engine if self._edge is not None else None
-        await self.runner.use(self._spec(serving))
+        edge, takes = self._edge, serving.bundle.manifest.input
+        before = edge.engine if edge is not None else None
+        if edge is not None:
+            edge.changing = edge.engine.schema != takes
+        try:
+            await self.runner.use(self._spec(serving))
+            self._changed_to(serving, before)
+        except (ModelDown, ModelRefused) as error:  # the one before goes on
+            log.warning("%s cannot be run: %s", serving.name, error)
+            self.trials.failed(f"it cannot be run: {error}")
+        finally:
+            if edge is not None:
+                edge.changing = False
+
+    def _changed_to(self, serving: Serving, before: Engine | None) -> None:
         self._since = clock.now()
         self.site.use(serving.bundle, serving.weights)
         if self._edge is None or before is None:
@@ -267,6 +306,8 @@ class Models:
             before.model = serving.name  # the same windows, the same decisions in force
             if before.scorer is not None:
                 before.scorer.recalibrate()
+                before.scorer.settle(before.scorer.drifted)
+                self._drifted = 0
         else:
             self._edge.engine = self.engine()
 

@@ -85,6 +85,7 @@ class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     actuators: tuple[dict[str, Any], ...] = ()
     streams_max: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 4096
     alert_labels: tuple[str, ...] = ()
+    keep_windows: Literal["exceptions", "all", "none"] = "exceptions"
     console: ConsoleSettings = ConsoleSettings()
     inference: InferenceSettings = InferenceSettings()
     anomaly: AnomalySettings = AnomalySettings()

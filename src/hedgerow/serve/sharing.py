@@ -82,8 +82,12 @@ class Sharing:
 
     async def close(self) -> None:
         """Leave the link; the outbox keeps what was not acknowledged."""
-        if self.shell is not None:
-            await self.shell.close()
+        try:
+            if self.shell is not None:
+                await self.shell.close()
+        finally:
+            if self.link is not None:
+                await self.link.close()
 
     def send_report(self) -> None:
         """Say now what there is to say."""
@@ -148,7 +152,8 @@ class Sharing:
         while True:
             try:
                 return await enrol(
-                    *(join, home.identity, home.store, home.name, home.meter, entropy.generator())
+                    *(join, home.identity, home.store, home.name, home.meter, entropy.generator()),
+                    egress=self._egress,
                 )
             except UsageError as error:  # the device goes on by itself, and asks again
                 log.warning("working alone: %s", error)
@@ -165,18 +170,24 @@ class Sharing:
                 f"a device reads at most {BYTES_MAX}"
             )
         link = self._link(enrolment, lambda data: None, lambda up: None)
-        await link.connect()
+        try:
+            await link.connect()
+            content, bundle = await self._fetched_bundle(link, enrolment)
+        finally:
+            await link.close()
+        self._home.take(content, bundle)
+        await self._changed_bundle(bundle)
+
+    async def _fetched_bundle(
+        self, link: NatsDeviceLink, enrolment: Enrolment
+    ) -> tuple[bytes, Bundle]:
         while True:
             try:
                 content = await link.fetch_blob(enrolment.bundle, enrolment.bundle_bytes)
-                bundle = Bundle.from_bytes(content)
-                break
+                return content, Bundle.from_bytes(content)
             except (LinkDown, PeerError) as error:
                 log.info("the fleet's bundle is not here yet: %s", error)
                 await asyncio.sleep(BUNDLE_RETRY_SECONDS)
-        await link.close()
-        self._home.take(content, bundle)
-        await self._changed_bundle(bundle)
 
     def _link(
         self, enrolment: Enrolment, on_message: OnMessage, on_state: OnState

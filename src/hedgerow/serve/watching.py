@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hedgerow.decide.notice import Notice
 from hedgerow.io import clock
+from hedgerow.io.device_store import UNLABELLED, StoredWindow
 from hedgerow.protocol.board import Board
 from hedgerow.protocol.measures import Family, Histogram, by_label, counter
 from hedgerow.protocol.owner import Event, Signal
@@ -18,6 +20,7 @@ from hedgerow.serve.edge.streams import Cut
 EVENTS_SHOWN = 40
 KEPT_WAITING_MAX = 5_000
 """Notices that wait to be written into the store; then the oldest goes."""
+WINDOWS_WAITING_MAX = 256
 TOLD_WHOLE = 16
 """In a larger batch only changes and alerts are told with their reasons."""
 SIGNAL_SAMPLES = 400
@@ -26,7 +29,9 @@ SIGNAL_SAMPLES = 400
 class Watching:
     """Takes in judged batches; everything is bounded and in memory. Use from the event loop."""
 
-    def __init__(self, streams_max: int) -> None:
+    def __init__(
+        self, streams_max: int, keep_windows: Literal["exceptions", "all", "none"] = "none"
+    ) -> None:
         self.board = Board(streams_max=streams_max)
         self.events: deque[Event] = deque(maxlen=EVENTS_SHOWN)
         self.latest: Notice | None = None
@@ -34,6 +39,8 @@ class Watching:
         self.alerts = 0
         self.labels: Counter[str] = Counter()
         self.to_keep: deque[Notice] = deque(maxlen=KEPT_WAITING_MAX)
+        self.windows_to_keep: deque[StoredWindow] = deque(maxlen=WINDOWS_WAITING_MAX)
+        self._keep_windows = keep_windows
         self.latency = Histogram(
             "hedgerow_decision_latency_seconds",
             "From the arrival of a window's last sample to its decision",
@@ -53,9 +60,12 @@ class Watching:
             self.board.tell(notices, now)
         else:
             self._push(notices, now)
-        for notice in notices:
-            if notice.changed or notice.alert:
+        for cut, notice in zip(cuts, notices, strict=True):
+            exception = notice.changed or notice.alert
+            if exception:
                 self._event(notice)
+            if self._keep_windows == "all" or (exception and self._keep_windows != "none"):
+                self._keep(cut)
         if self._looked_at:
             self._look(cuts)
 
@@ -74,6 +84,15 @@ class Watching:
         told = [notice for notice in notices if notice.changed or notice.alert]
         if told:
             board.tell(told, now)
+
+    def _keep(self, cut: Cut) -> None:
+        window = cut.window
+        if window.quality.usable:
+            self.windows_to_keep.append(
+                StoredWindow(
+                    window.samples.copy(), UNLABELLED, window.start_seconds, "seen", cut.stream.name
+                )
+            )
 
     def _event(self, notice: Notice) -> None:
         self.labels[notice.label] += 1
@@ -121,7 +140,6 @@ class Watching:
         """Latencies and counts for `/metrics`."""
         return [
             self.latency.family(),
-            counter("hedgerow_windows_total", "Windows judged", self.windows),
             counter("hedgerow_alert_windows_total", "Windows that want a person", self.alerts),
             by_label(
                 *("hedgerow_label_changes_total", "counter", "Changes to a label, by label"),
@@ -141,3 +159,4 @@ class Watching:
         self.events = deque(kept, EVENTS_SHOWN)
         self.to_keep = deque(waiting, KEPT_WAITING_MAX)
         self._signal = None
+        self.windows_to_keep.clear()

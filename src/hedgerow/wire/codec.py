@@ -73,6 +73,7 @@ def open_from_coordinator(data: bytes, coordinator: str, verify: Verify) -> From
 
 
 def unseal(data: bytes, sender: str, verify: Verify, decoder: msgspec.msgpack.Decoder[Any]) -> Any:
+    """The body of an envelope of `sender`, checked and decoded. Raises PeerError."""
     if len(data) > PAYLOAD_BYTES_MAX:
         raise PeerError(
             "oversized", f"{len(data)} bytes came, at most {PAYLOAD_BYTES_MAX} are read"

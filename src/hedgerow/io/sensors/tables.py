@@ -121,7 +121,7 @@ def _column(path: Path, rows: Sequence[Sequence[str]], at: int) -> Sequence[str]
 
 
 def _parquet(path: Path, wanted: Wanted) -> Iterator[Piece]:
-    with needs("sim"):
+    with needs("parquet"):
         import pyarrow as pa  # type: ignore[import-untyped]
         from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
     try:

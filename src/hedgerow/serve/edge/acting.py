@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Iterable
 
 import numpy as np
 
+from hedgerow.core.errors import UsageError
 from hedgerow.decide.notice import Notice
 from hedgerow.io.actuators.base import Actuator, ActuatorDown
 from hedgerow.io.surroundings import Surroundings
 from hedgerow.serve.edge.reading import Health, Pause
-
-log = logging.getLogger(__name__)
 
 WAITING_MAX = 10_000
 """Notices that wait for one actuator; then the oldest goes, and is counted."""
@@ -54,22 +52,23 @@ class Acting:
         while True:
             try:
                 async with self._actuator.open(self._around) as act:
-                    self.health.up, self.health.last_error = True, ""
-                    self._pause.reset()
+                    self.health.up = True
                     while True:
                         await self._some.wait()
                         batch = self._take()
                         await act(batch)
                         self.health.count += len(batch)
+                        self.health.last_error = ""
+                        self._pause.reset()  # what opens and then fails is not well yet
                         batch = []
-            except ActuatorDown as error:
+            except UsageError:
+                raise
+            except Exception as error:  # noqa: BLE001 - anybody's actuator; the others go on
                 self._put_back(batch)
                 batch = []
                 self.health.up = False
-                self.health.failures += 1
-                if self.health.last_error != str(error):
-                    log.warning("actuator %s: %s; it is tried again", self.health.kind, error)
-                self.health.last_error = str(error)
+                expected = isinstance(error, ActuatorDown)
+                self.health.failed(f"actuator {self.health.kind}", error, expected=expected)
             await self._pause.wait()
 
     def _take(self) -> list[Notice]:

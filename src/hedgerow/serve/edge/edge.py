@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -37,9 +38,6 @@ CUTS_AT_ONCE = 8
 class Model(Protocol):
     """The model as the edge uses it; another one may take its place between two batches."""
 
-    def one(self, x: Array) -> Array:
-        """The answer `[size]` to one input, at once."""
-
     async def infer(self, x: Array) -> Array:
         """Answers `[B, size]` to inputs `[B, *shape]`.
 
@@ -51,7 +49,8 @@ class Model(Protocol):
 class Judged(NamedTuple):
     """One batch of B windows: what was cut, asked `[B, *shape]`, answered `[B, size]` and decided.
 
-    `seconds` passed since the first of its readings arrived.
+    `seconds` passed since the first of its readings arrived; `busy_seconds` is the time that work
+    on windows took since the batch before, here and in the processes beside.
     """
 
     cuts: Sequence[Cut]
@@ -59,6 +58,7 @@ class Judged(NamedTuple):
     answers: Array
     notices: Sequence[Notice]
     seconds: float
+    busy_seconds: float = 0.0
 
 
 class Batch:
@@ -99,7 +99,13 @@ class Edge:
         self._featuring: FeatureProcess | None = None
         self._featuring_of: InputSchema | None = None
         self._turn: asyncio.Queue[tuple[Batch, asyncio.Task[Array]]] = asyncio.Queue(1)
+        self._making: set[asyncio.Task[Array]] = set()
         self._waiting = 0
+        self._busy_seconds = 0.0
+        self._moved = around.monotonic()
+        self._unanswered_before = 0
+        self.changing = False
+        """A model with other inputs takes over: until its engine is here, nothing is judged."""
         self.unanswered = 0
         """Windows that no model answered."""
 
@@ -112,6 +118,13 @@ class Edge:
     def actuators(self) -> list[Health]:
         """How each actuator does."""
         return [acting.health for acting in self._acting]
+
+    def stuck_seconds(self) -> float:
+        """For how long readings have waited while none was worked off; 0: nothing waits."""
+        if self._queue.empty() and not self._waiting:
+            self._moved = self.around.monotonic()
+            return 0.0
+        return self.around.monotonic() - self._moved
 
     async def run(self) -> None:
         """For ever; raises what made a sensor's or an actuator's settings impossible."""
@@ -131,7 +144,7 @@ class Edge:
                 for task in done:
                     task.result()
         finally:
-            await end([*reading, *tasks])
+            await end([*reading, *tasks, *self._making])
             if self._featuring is not None:
                 await self._featuring.close()
 
@@ -140,15 +153,22 @@ class Edge:
         one before is judged. A small one that nothing is before is done at once.
         """
         while True:
-            batch = Batch(self.engine, *await self._gathered())
+            arrived, readings = await self._gathered()
+            began = time.thread_time()
+            batch = Batch(self.engine, arrived, readings)
+            self._busy_seconds += time.thread_time() - began
             if not batch.cuts:
+                self._moved = self.around.monotonic()
                 continue
             making = self._features(batch)
             if len(batch.cuts) <= CUTS_AT_ONCE and not self._waiting:
                 await self._judge(batch, await making)
             else:
                 self._waiting += 1
-                await self._turn.put((batch, asyncio.create_task(making)))
+                task = asyncio.create_task(making)
+                self._making.add(task)
+                task.add_done_callback(self._making.discard)
+                await self._turn.put((batch, task))
 
     async def _judge_in_turn(self) -> None:
         while True:
@@ -158,16 +178,23 @@ class Edge:
 
     async def _features(self, batch: Batch) -> Array:
         engine = batch.engine
-        if self._featuring is None or self._featuring_of is not engine.schema:
-            if self._featuring is not None:
-                await self._featuring.close()
-            self._featuring_of = engine.schema
-            self._featuring = FeatureProcess(engine.schema)
-        return await self._featuring.features([cut.window.samples for cut in batch.cuts])
+        featuring = self._featuring
+        if featuring is None or self._featuring_of is not engine.schema:
+            before, self._featuring_of = featuring, engine.schema
+            featuring = self._featuring = FeatureProcess(engine.schema)
+            if before is not None:
+                await before.close()
+        made = await featuring.features([cut.window.samples for cut in batch.cuts])
+        self._busy_seconds += featuring.take_busy_seconds()
+        return made
 
     async def _gathered(self) -> tuple[float, list[Reading]]:
         """What waits, up to a batch; labels are passed on at once."""
-        arrived, first = await self._queue.get()
+        if self._queue.empty():
+            arrived, first = await self._queue.get()
+            self._moved = self.around.monotonic()  # nothing waited until now
+        else:
+            arrived, first = self._queue.get_nowait()
         readings, samples = list(first), _samples(first)
         while samples < SAMPLES_MAX and not self._queue.empty():
             _, more = self._queue.get_nowait()
@@ -181,21 +208,35 @@ class Edge:
     async def _judge(self, batch: Batch, features: Array) -> None:
         """Infer, decide, tell."""
         engine, cuts = batch.engine, batch.cuts
-        given = engine.prepared(cuts, features)
+        began, asked = time.thread_time(), 0.0
         try:
-            if len(cuts) == 1:
-                answers = self.model.one(given[0])[None]
-            else:
-                answers = await self.model.infer(given)
+            if self.changing or engine.schema != self.engine.schema:
+                raise ModelDown("a model with other inputs takes over")
+            given = engine.prepared(cuts, features)
+            self._busy_seconds += time.thread_time() - began
+            asked = time.monotonic()
+            answers = await self.model.infer(given)
+            asked, began = time.monotonic() - asked, time.thread_time()
         except ModelDown as error:
-            self.unanswered += len(cuts)
-            log.warning("%d windows are not decided: %s", len(cuts), error)
+            self._unanswered(len(cuts), error)
             return
+        finally:
+            self._moved = self.around.monotonic()
         notices = engine.judge(cuts, given, answers)
+        # What comes from a backlog is told to whoever keeps it, but not acted on.
+        live = [notice for cut, notice in zip(cuts, notices, strict=True) if not cut.historical]
         for acting in self._acting:
-            acting.tell(notices)
+            acting.tell(live)
         seconds = self.around.monotonic() - batch.arrived
-        self._seen(Judged(cuts, given, answers, notices, seconds))
+        busy = self._busy_seconds + asked + time.thread_time() - began
+        self._busy_seconds = self._unanswered_before = 0
+        self._seen(Judged(cuts, given, answers, notices, seconds, busy))
+
+    def _unanswered(self, count: int, error: ModelDown) -> None:
+        self.unanswered += count
+        self._unanswered_before += 1
+        if self._unanswered_before & (self._unanswered_before - 1) == 0:  # not once a window
+            log.warning("windows are not decided (%d so far): %s", self.unanswered, error)
 
 
 def _samples(readings: Sequence[Reading]) -> int:

@@ -120,8 +120,10 @@ class Engine:
 
     def _one(self, cut: Cut, given: Array, answer: Array, score: float, drift: float) -> Notice:
         stream, window = cut.stream, cut.window
-        if self._scored and math.isnan(score):
-            return self._learning(cut)
+        if self.scorer is not None and self._scored and math.isnan(score):
+            row = stream.row
+            if row >= len(self.scorer.ready) or not self.scorer.ready[row]:
+                return self._learning(cut)
         evidence = self._evidence(given, answer, score)
         stream.state, decision = decide(
             self._rule, stream.state, evidence, window.start_seconds, window.quality

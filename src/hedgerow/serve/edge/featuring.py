@@ -2,7 +2,8 @@
 
 A gateway's spectra cost as much as all the rest, and threads of one process would wait for each
 other at every step. Windows go there and features come back through shared memory. The process is
-started with the first large batch; where it cannot be, or ends, features are made here again.
+started with the first large batch; where it cannot be, or ends, features are made here again, and
+it is tried once more after a pause that doubles.
 
 Run as a program it is that process: SOCKET MEMORY SCHEMA ROWS.
 """
@@ -12,11 +13,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import mmap
 import os
 import socket
 import struct
 import sys
+import time
 from collections import deque
 from collections.abc import Sequence
 
@@ -25,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hedgerow.core.schema import InputSchema
+from hedgerow.io import clock
 from hedgerow.io.children import ends_with_parent
 from hedgerow.io.memory import release_startup_pages
 from hedgerow.sense.features import Featuriser
@@ -38,6 +42,8 @@ BATCH_BYTES = 4 * 2**20
 WORTH_BYTES = 256 * 2**10
 """Below this the way there and back costs more than it saves."""
 ANSWER_SECONDS_MAX = 5.0
+AGAIN_SECONDS, AGAIN_SECONDS_MAX = 30.0, 3600.0
+"""Pauses before a process that ended is started again."""
 SLOTS = 2
 """Batches on their way at once: one is filled while features of the other are made."""
 _REQUEST = struct.Struct("<II")
@@ -75,6 +81,10 @@ class FeatureProcess:
         self._link: socket.socket | None = None
         self._memory: _Memory | None = None
         self._alone = (os.cpu_count() or 1) < 2
+        """Whether all is made here, for good."""
+        self._again, self._pause = -math.inf, AGAIN_SECONDS
+        self._busy_seconds = 0.0
+        self._since = 0.0  # when the process had nothing to do for the last time
         self._slots = list(range(SLOTS))
         self._free = asyncio.Semaphore(SLOTS)
         self._starting = asyncio.Lock()
@@ -89,42 +99,66 @@ class FeatureProcess:
         """Features `[B, *shape]` of B windows `[C, T]`, in a new array."""
         channels = len(self._schema.channels)
         out = np.empty((len(windows), channels, self._here.columns), np.float32)
-        if self._alone or len(windows) * self._window_bytes < WORTH_BYTES:
-            self._here.rows(windows, out)
+        if not self._away or len(windows) * self._window_bytes < WORTH_BYTES:
+            self._made_here(windows, out)
         else:
             for first in range(0, len(windows), self._rows):
                 part = slice(first, first + self._rows)
                 await self._there(windows[part], out[part])
         return out.reshape(len(windows), *self._schema.shape)
 
+    def take_busy_seconds(self) -> float:
+        """Time that making features took, here or there, since this was last asked."""
+        busy, self._busy_seconds = self._busy_seconds, 0.0
+        return busy
+
     async def close(self) -> None:
-        """End the process."""
+        """End the process, for good."""
+        self._alone = True
+        await self._end()
+
+    @property
+    def _away(self) -> bool:
+        """Whether features may be made by the process now."""
+        return not self._alone and clock.monotonic() >= self._again
+
+    def _made_here(self, windows: Sequence[Array], out: Array) -> None:
+        began = time.thread_time()
+        self._here.rows(windows, out)
+        self._busy_seconds += time.thread_time() - began
+
+    async def _end(self) -> None:
         if self._link is not None:
             asyncio.get_running_loop().remove_reader(self._link)
             self._link.close()
             self._link = None
         while self._asked:
             self._fail(self._asked.popleft(), "it was ended")
-        if self._process is not None:
+        process, self._process = self._process, None
+        if process is not None:
             with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
-            await self._process.wait()
-            self._process = None
+                process.kill()
+            await process.wait()
 
     async def _there(self, windows: Sequence[Array], out: Array) -> None:
         try:
             async with self._free:
                 slot = self._slots.pop()
                 try:
+                    if not self._away:  # it ended while this batch waited for its turn
+                        raise ConnectionError("its process ended")
                     await self._answered(slot, windows, out)
                 finally:
                     self._slots.append(slot)
         except (OSError, TimeoutError) as error:
-            if not self._alone:
-                log.warning("features are made in the agent's process from now on: %s", error)
-            self._alone = True
-            await self.close()
-            self._here.rows(windows, out)
+            if self._away:  # the first to find out
+                log.warning(
+                    "features are made in the agent's process for %.0f s: %s", self._pause, error
+                )
+                self._again = clock.monotonic() + self._pause
+                self._pause = min(2 * self._pause, AGAIN_SECONDS_MAX)
+                await self._end()
+            self._made_here(windows, out)
 
     async def _answered(self, slot: int, windows: Sequence[Array], out: Array) -> None:
         async with self._starting:
@@ -134,8 +168,10 @@ class FeatureProcess:
         for place, window in zip(self._memory.windows[slot], windows, strict=False):
             place[...] = window
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._asked.append(answer)
         self._link.send(_REQUEST.pack(slot, len(windows)))
+        if not self._asked:
+            self._since = time.monotonic()
+        self._asked.append(answer)
         async with asyncio.timeout(ANSWER_SECONDS_MAX):
             await answer
         out[...] = self._memory.features[slot, : len(windows)]
@@ -150,6 +186,9 @@ class FeatureProcess:
             packet = b""
         if packet and self._asked:
             answer = self._asked.popleft()
+            now = time.monotonic()
+            self._busy_seconds += now - self._since  # it does one batch after the other
+            self._since = now
             if not answer.done():
                 answer.set_result(None)
             return
@@ -179,6 +218,9 @@ class FeatureProcess:
                 | {"OMP_NUM_THREADS": "1"},
                 preexec_fn=ends_with_parent(),
             )
+        except BaseException:
+            ours.close()
+            raise
         finally:
             theirs.close()
             os.close(memory)

@@ -15,6 +15,7 @@ from typing import TypeAlias
 import msgspec
 import numpy as np
 
+from hedgerow.core.errors import UsageError
 from hedgerow.io.sensors.base import Reading, Sensor, SensorDown
 from hedgerow.io.surroundings import Surroundings
 
@@ -38,6 +39,14 @@ class Health(msgspec.Struct):
     count: int = 0
     """Batches read, or notices acted on."""
     last_error: str = ""
+
+    def failed(self, what: str, error: Exception, *, expected: bool) -> None:
+        """One more failure of `what`; the same trouble is logged once."""
+        self.failures += 1
+        why = str(error) if expected else f"{type(error).__name__}: {error}"
+        if self.last_error != why:
+            log.warning("%s: %s; it is tried again", what, why, exc_info=not expected)
+        self.last_error = why
 
 
 class Pause:
@@ -81,10 +90,9 @@ async def keep_reading(
                     await queue.put((around.monotonic(), readings))
             health.up = False
             return
-        except SensorDown as error:
+        except UsageError:
+            raise
+        except Exception as error:  # noqa: BLE001 - anybody's sensor; the others go on sensing
             health.up = False
-            health.failures += 1
-            if health.last_error != str(error):  # the same trouble once is enough
-                log.warning("sensor %s: %s; it is tried again", health.kind, error)
-            health.last_error = str(error)
+            health.failed(f"sensor {health.kind}", error, expected=isinstance(error, SensorDown))
         await pause.wait()

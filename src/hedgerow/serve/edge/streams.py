@@ -12,6 +12,7 @@ from hedgerow.decide.rules import RuleState
 from hedgerow.io.sensors.base import Block
 from hedgerow.protocol.owner import Signal
 from hedgerow.sense.blocks import BlockWindower
+from hedgerow.sense.quality import QualityCheck, QualityLimits
 from hedgerow.sense.windows import Window
 
 
@@ -33,10 +34,10 @@ class Stream:
         "windows",
     )
 
-    def __init__(self, name: str, row: int, schema: InputSchema) -> None:
+    def __init__(self, name: str, row: int, schema: InputSchema, check: QualityCheck) -> None:
         self.name = name
         self.row = row
-        self.windower = BlockWindower(schema)
+        self.windower = BlockWindower(schema, check)
         self.state = RuleState()
         self.notice: Notice | None = None
         self.windows = 0
@@ -74,7 +75,8 @@ class Streams:
     def __init__(self, schema: InputSchema, most: int, names: Sequence[str] = ()) -> None:
         self._schema = schema
         self._most = most
-        self._by_name = {name: Stream(name, row, schema) for row, name in enumerate(names)}
+        self._check = check = QualityCheck(schema, QualityLimits())  # its arrays serve all
+        self._by_name = {name: Stream(name, row, schema, check) for row, name in enumerate(names)}
         self.refused = 0
 
     def __len__(self) -> int:
@@ -99,16 +101,17 @@ class Streams:
             if len(self._by_name) >= self._most:
                 self.refused += 1
                 return []
-            stream = Stream(block.stream, len(self._by_name), self._schema)
-            self._by_name[block.stream] = stream
-        stream.gone = ""
+            stream = Stream(block.stream, len(self._by_name), self._schema, self._check)
         windows = stream.windower.push(block.samples, block.time_seconds)
+        self._by_name.setdefault(block.stream, stream)  # only what fits takes a place
+        stream.gone = ""
         return [Cut(stream, window, block.historical) for window in windows]
 
     def end(self, name: str, reason: str) -> None:
         """A stream's sensor ended: what was decided holds no longer, nor what was half sensed."""
         stream = self._by_name.get(name)
         if stream is not None:
-            stream.windower = BlockWindower(self._schema)
+            stream.windower = BlockWindower(self._schema, self._check)
             stream.state = RuleState()
+            stream.notice = None
             stream.gone = reason or "its sensor ended"

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,11 @@ from hedgerow.core.errors import HedgerowError
 from hedgerow.core.layout import Vector
 from hedgerow.io.device_store import DeviceStore
 from hedgerow.model.bundle import Bundle
-from hedgerow.model.predictor import Predictor
 from hedgerow.protocol.trial_state import Source, Version
 from hedgerow.wire.weights import from_bytes, to_bytes
+
+if TYPE_CHECKING:
+    from hedgerow.model.predictor import Predictor
 
 Array = NDArray[np.float32]
 
@@ -79,6 +81,8 @@ async def in_process(bundle: Bundle, weights: Vector, name: str) -> Shadow:
 
 
 def _predictor(bundle: Bundle, weights: Vector) -> Predictor:
+    from hedgerow.model.predictor import Predictor  # a guarded agent has no ONNX Runtime itself
+
     return Predictor(bundle, weights=weights)
 
 
