@@ -60,3 +60,12 @@ def test_sums_are_by_day_and_class(state: Path) -> None:
 def test_without_a_record_it_says_so(tmp_path: Path) -> None:
     done = CliRunner().invoke(command, ["list", "--state", str(tmp_path)])
     assert "no egress record" in str(done.exception)
+    assert "--state" in str(done.exception)
+    run("export", "--state", tmp_path, "-o", tmp_path / "nothing", code=1)
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_settings_say_where_the_record_is(state: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "device.toml"
+    settings.write_text(f'state = "{state}"\n')
+    assert "6 messages" in run("total", "--config", settings)

@@ -263,6 +263,27 @@ def test_it_is_signed_within_a_second_or_so(
     asyncio.run(scene())
 
 
+def test_a_new_file_is_signed_as_soon_as_the_first(
+    tmp_path: Path, identity: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hedgerow.io.egress.SIGN_SECONDS", 0.01)
+    record = EgressRecord(tmp_path / "egress", identity, EgressLimits(segment_bytes=2_000))
+
+    async def scene() -> None:
+        leave(record, 20)
+        record.sign()  # beyond 2,000 bytes: what comes next is in a new file
+        keeping = asyncio.create_task(record.keep())
+        leave(record)
+        path = tmp_path / "egress" / "record.jsonl"
+        async with asyncio.timeout(10):
+            while b"checkpoint" not in path.read_bytes():  # asking the record would wake it
+                await asyncio.sleep(0.01)
+        keeping.cancel()
+
+    asyncio.run(scene())
+    record.close()
+
+
 def test_what_leaves_after_the_end_harms_nobody(tmp_path: Path, identity: Identity) -> None:
     record = EgressRecord(tmp_path / "egress", identity)
     record.close()

@@ -83,3 +83,48 @@ def test_asking_to_join_is_in_the_record(
 def test_each_message_of_a_device_has_a_purpose_in_words() -> None:
     kinds = {kind_of(message) for message in (*get_args(FromDevice), *EVENT_MESSAGES)}
     assert set(PURPOSES) == kinds
+
+
+@pytest.mark.parametrize(
+    "nonce",
+    [
+        "hedgerow 1\nUDXU\n" + "a" * 32,
+        "hedgerow release 1\n" + "a" * 32,
+        "hedgerow.egress/UDXU\n1\nAAAA\ntime 1.0\n",
+        "",
+        "a" * 65,
+        "n\u00f6nce-of-eleven",
+    ],
+)
+def test_a_server_that_wants_something_else_signed_than_a_nonce_gets_nothing(nonce: str) -> None:
+    with pytest.raises(LinkDown, match="no nonce"):
+        nonce_signature(Identity.create(), nonce)
+
+
+def test_a_login_that_is_refused_left_the_device_all_the_same(tmp_path: Path) -> None:
+    me = Identity.create()
+    record = EgressRecord(tmp_path / "egress", me)
+    asked: list[bytes] = []
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        info = {"server_id": "s", "version": "2.11.0", "auth_required": True, "max_payload": 9}
+        writer.write(b"INFO " + msgspec.json.encode(info | {"nonce": "xuOqRD0lRyVMDVQ"}) + b"\r\n")
+        asked.append(await reader.readline())
+        writer.write(b"-ERR 'Authorization Violation'\r\n")
+        await writer.drain()
+        writer.close()
+
+    async def scene() -> None:
+        async with await asyncio.start_server(refuse, "127.0.0.1") as server:
+            port = server.sockets[0].getsockname()[1]
+            link = NatsDeviceLink(
+                f"nats://127.0.0.1:{port}", FLEET, Credentials("jwt", me), *LISTENERS, record
+            )
+            with contextlib.suppress(LinkDown, TimeoutError):
+                await asyncio.wait_for(link.connect(), 1.0)
+            await link.close()
+
+    asyncio.run(scene())
+    assert asked and asked[0].startswith(b"CONNECT ")
+    assert record.totals().kinds["login"].messages == len(asked)
+    record.close()

@@ -143,3 +143,34 @@ def test_hostile_bytes_raise_nothing_else(payload: bytes) -> None:
     for prefix in (b"", b"\x81", b"\x82\xa2\x00\x61a\x02"):
         with contextlib.suppress(PeerError):
             decode(prefix + payload, 0)
+
+
+def shared(depth: int) -> bytes:
+    """Nested pairs in which the second refers to the first (tags 28 and 29): 2^depth leaves."""
+    return b"\xd8\x1c" + (
+        b"\x82" + shared(depth - 1) + b"\xd8\x1d" + bytes([0x18, depth]) if depth else b"\x80"
+    )
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\x81\xa1" + shared(200) + b"\x01",  # as a key, whose hash would take for ever
+        b"\x81\xa1\x02" + shared(200),  # as a value, which would be written into a message
+        b"\x81\xa1\x02\xd8\x1c\x80",
+        b"\x81\xa1\x02\xd9\x01\x00\x61a",  # a namespace of strings
+        b"\x81\xa1\x02\xd8\x23\x61a",  # a regular expression
+        b"\x81\xa1\x02\xda\x00\x01\x86\xa0\x00",  # a tag that nobody knows
+        b"\x81" * 100_000 + b"\x00",
+        b"\x81\xa2\x00\x61a\x02" + b"\x99\xff\xff" + b"\x00" * 65_535,
+    ],
+)
+def test_a_few_bytes_of_cbor_do_not_become_a_billion(payload: bytes) -> None:
+    with pytest.raises(PeerError) as told:
+        decode(payload, 0)
+    assert len(str(told.value)) < 300
+
+
+def test_decimal_fractions_and_big_numbers_are_values() -> None:
+    assert decode(b"\x81\xa2\x00\x61a\x02\xc4\x82\x21\x19\x6a\xb3", 0)[0].value == 273.15
+    assert decode(b"\x81\xa2\x00\x61a\x02\xc2\x49\x01" + bytes(8), 0)[0].value == 2.0**64

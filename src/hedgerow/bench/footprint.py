@@ -1,7 +1,8 @@
 """What a device costs: bytes installed, time to import, and memory of real agents.
 
 MB are 10⁶ bytes. `infer_rss_mb` is what an agent that senses and decides has resident after its
-start, `learn_rss_mb` the most that one ever had that also trained in a fleet.
+start, `model_rss_mb` what the process of its model has (some of both is one and the same memory),
+`learn_rss_mb` the most that an agent ever had that also trained in a fleet.
 """
 
 import asyncio
@@ -39,6 +40,7 @@ class FootprintResult(msgspec.Struct, frozen=True):
     import_s: float
     infer_rss_mb: float
     infer_peak_mb: float
+    model_rss_mb: float
     learn_rss_mb: float
 
 
@@ -56,6 +58,7 @@ def bench_footprint() -> FootprintResult:
 async def _bench(home: Path) -> FootprintResult:
     async with _agent(home / "alone") as process:
         await asyncio.sleep(START_SECONDS)
+        model = sum(resident_bytes(child) for child in _children(process.pid))
         infer, peak = (_resident(process, field) for field in ("VmRSS", "VmHWM"))
     rules = RoundRules(cohort=1, quorum=1, rounds=ROUNDS)
     settings = CoordinatorSettings(
@@ -72,6 +75,7 @@ async def _bench(home: Path) -> FootprintResult:
         import_s=round(statistics.median(_import_seconds() for _ in range(3)), 2),
         infer_rss_mb=round(infer / 1e6, 1),
         infer_peak_mb=round(peak / 1e6, 1),
+        model_rss_mb=round(model / 1e6, 1),
         learn_rss_mb=round(learn / 1e6, 1),
     )
 
@@ -93,6 +97,14 @@ async def _agent(
         if process.returncode is None:
             process.terminate()
         await process.wait()
+
+
+def _children(process: int) -> list[int]:
+    return [
+        int(child)
+        for thread in Path(f"/proc/{process}/task").glob("[0-9]*")
+        for child in (thread / "children").read_text().split()
+    ]
 
 
 def _resident(process: asyncio.subprocess.Process, field: str) -> int:

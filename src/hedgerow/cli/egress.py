@@ -1,5 +1,6 @@
 """`hedgerow egress`: what left a device, from its own record; proven, on any machine."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,22 @@ import msgspec
 
 if TYPE_CHECKING:
     from hedgerow.io.egress import EgressReader
+
+
+def _where(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say which device's record it is."""
+    state = click.option(
+        "--state",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="The device's state directory.",
+    )
+    config = click.option(
+        "--config",
+        type=click.Path(path_type=Path, dir_okay=False),
+        envvar="HEDGEROW_CONFIG",
+        help="The device's settings, which say where its state is.",
+    )
+    return config(state(function))
 
 
 @click.group("egress")
@@ -51,13 +68,15 @@ def verify_command(file: Path, device: str, since: Path | None, as_json: bool) -
 
 
 @command.command("list")
-@click.option("--state", type=click.Path(path_type=Path), help="State directory of the device.")
+@_where
 @click.option("--kind", default="", help="Only messages of this class, such as update.")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
-def list_command(state: Path | None, kind: str, limit: int, as_json: bool) -> None:
+def list_command(
+    config: Path | None, state: Path | None, kind: str, limit: int, as_json: bool
+) -> None:
     """The newest messages that left, newest first; the device may be running."""
-    for entry in _reader(state).entries(limit, kind=kind):
+    for entry in _reader(config, state).entries(limit, kind=kind):
         if as_json:
             click.echo(msgspec.json.encode(entry._asdict()).decode())
         else:
@@ -68,11 +87,11 @@ def list_command(state: Path | None, kind: str, limit: int, as_json: bool) -> No
 
 
 @command.command("total")
-@click.option("--state", type=click.Path(path_type=Path), help="State directory of the device.")
+@_where
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def total_command(state: Path | None, as_json: bool) -> None:
+def total_command(config: Path | None, state: Path | None, as_json: bool) -> None:
     """Messages and bytes that left, by class and by day (UTC)."""
-    totals = _reader(state).totals()
+    totals = _reader(config, state).totals()
     if as_json:
         click.echo(msgspec.json.encode(totals._asdict()).decode())
         return
@@ -83,22 +102,29 @@ def total_command(state: Path | None, as_json: bool) -> None:
 
 
 @command.command("export")
-@click.option("--state", type=click.Path(path_type=Path), help="State directory of the device.")
+@_where
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="File to write."
 )
-def export_command(state: Path | None, output: Path) -> None:
+def export_command(config: Path | None, state: Path | None, output: Path) -> None:
     """Write the record, up to its newest signature, into one file for `hedgerow egress verify`."""
+    reader = _reader(config, state)
     with output.open("wb") as file:
-        for piece in _reader(state).export():
+        for piece in reader.export():
             file.write(piece)
 
 
-def _reader(state: Path | None) -> "EgressReader":
+def _reader(config: Path | None, state: Path | None) -> "EgressReader":
+    from hedgerow.cli.status import state_of
+    from hedgerow.core.errors import UsageError
     from hedgerow.io.egress import EgressReader
-    from hedgerow.serve.settings import state_directory
 
-    return EgressReader((state_directory("device") if state is None else state) / "egress")
+    try:
+        return EgressReader(state_of(config, state) / "egress")
+    except UsageError as error:
+        raise UsageError(
+            f"{error}; name the device's state directory by --state, or its settings by --config"
+        ) from error
 
 
 def _time(unix_seconds: float) -> str:

@@ -49,8 +49,8 @@ class AnomalySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     baseline goes on learning.
     """
 
-    baseline_windows: Annotated[int, msgspec.Meta(ge=16, le=1_000_000)] = 256
-    calibration_windows: Annotated[int, msgspec.Meta(ge=128, le=100_000)] = 1024
+    baseline_windows: Annotated[int, msgspec.Meta(ge=16, le=1_000_000)] = 1024
+    calibration_windows: Annotated[int, msgspec.Meta(ge=128, le=100_000)] = 4096
     false_alarms_per_day: Annotated[float, msgspec.Meta(gt=0, le=10_000)] = 0.1
     settle_windows: Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)] = 500_000
     drift: DriftSettings = DriftSettings()

@@ -108,7 +108,8 @@ class EnergyMeter:
             # The two clocks tick on their own, so a share may come out above all of it.
             self._joules += joules * (min(1.0, used / all_used) if all_used > 0 else 0.0)
         self._used += used
-        return Reading(self._joules, self._source, self._estimated, self._machine, self._used)
+        estimated = self._estimated or self._source == "estimate"  # 0 joules of it are one, too
+        return Reading(self._joules, self._source, estimated, self._machine, self._used)
 
     def _measured(self, seconds: float) -> tuple[Source, float] | None:
         """What the whole machine took in the last `seconds`."""

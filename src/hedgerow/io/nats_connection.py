@@ -12,6 +12,7 @@ import base64
 import contextlib
 import itertools
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from nats.aio.msg import Msg
 
 from hedgerow.io import entropy
 from hedgerow.io.authority import Credentials
+from hedgerow.io.keys import Identity
 from hedgerow.io.links import ByteMeter, LinkDown, MessageRefused, OnState
 from hedgerow.io.surroundings import Egress, NoEgress
 from hedgerow.io.tasks import end
@@ -36,6 +38,7 @@ PENDING_MESSAGES_MAX: Final = 65_536
 PENDING_BYTES_MAX: Final = 128 * 2**20
 SEND_BUFFER_BYTES_MAX: Final = 32 * 2**20
 SIGNATURE_TEXT_BYTES: Final = 88
+_NONCE: Final = re.compile(r"[A-Za-z0-9_+/=-]{8,64}")
 _HEADER_FRAME: Final = len("NATS/1.0\r\n\r\n")
 
 
@@ -180,12 +183,6 @@ class Connection:
         gone = asyncio.Event()
         try:
             await self._connect(client, gone)
-            self._egress.left(
-                to=self._url,
-                kind="login",
-                purpose="shows the credential of this device",
-                size=len(self._credentials.jwt) + SIGNATURE_TEXT_BYTES,
-            )
             if self._answers:
                 await client.subscribe(f"{self._inbox}.answer.*", cb=self._answer, **PENDING)
             await self._on_up(client)
@@ -222,6 +219,16 @@ class Connection:
         async def closed() -> None:
             gone.set()
 
+        def signed(nonce: str) -> bytes:
+            signature = nonce_signature(identity, nonce)
+            self._egress.left(  # also of a login that is then refused
+                to=self._url,
+                kind="login",
+                purpose="shows the credential of this device",
+                size=len(self._credentials.jwt) + SIGNATURE_TEXT_BYTES,
+            )
+            return signature
+
         async def failed(error: Exception) -> None:
             if isinstance(error, nats.errors.SlowConsumerError):
                 log.warning("link to %s: messages were dropped, %r", self._url, error)
@@ -241,7 +248,7 @@ class Connection:
             ping_interval=PING_SECONDS,
             pending_size=SEND_BUFFER_BYTES_MAX,
             user_jwt_cb=lambda: bytearray(self._credentials.jwt, "ascii"),
-            signature_cb=lambda nonce: base64.b64encode(identity.sign(nonce.encode("ascii"))),
+            signature_cb=signed,
             closed_cb=closed,
             error_cb=failed,
         )
@@ -269,6 +276,20 @@ PENDING: Final[dict[str, Any]] = {
     "pending_msgs_limit": PENDING_MESSAGES_MAX,
     "pending_bytes_limit": PENDING_BYTES_MAX,
 }
+
+
+def nonce_signature(identity: Identity, nonce: str) -> bytes:
+    """The answer to a server's challenge at login.
+
+    The same key signs messages, releases and the egress record. A server that could choose what is
+    signed would have it sign one of those: they all hold a blank or a line end, a nonce has none.
+
+    Raises:
+        LinkDown: what came is no nonce.
+    """
+    if _NONCE.fullmatch(nonce) is None:
+        raise LinkDown(f"the server asks to sign {nonce[:64]!r}, which is no nonce")
+    return base64.b64encode(identity.sign(nonce.encode("ascii")))
 
 
 def message_bytes(subject: str, reply: str, headers: dict[str, str] | None, data: bytes) -> int:

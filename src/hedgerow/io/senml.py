@@ -26,6 +26,12 @@ RELATIVE_BELOW_SECONDS: Final = 2**28
 """A time below is relative to now (section 4.5.3)."""
 
 RECORDS_MAX: Final = 200_000
+DEPTH_MAX: Final = 4
+"""A pack, its records, and in them a tag (decimal fraction, big number) with two numbers."""
+REFUSED_TAGS: Final = (*range(2), *range(6, 128), *range(256, 280), 1004, 43000, 55799)
+"""What the library knows besides big numbers (2, 3), decimal fractions (4) and bigfloats (5); among
+them references (25, 28, 29), by which a hundred bytes stand for a billion values.
+"""
 NAME_CHARACTERS_MAX: Final = 1024
 
 LABELS: Final[dict[int, str]] = {
@@ -87,7 +93,12 @@ def _from_cbor(payload: bytes) -> list[Any]:
     with needs("mqtt"):
         import cbor2
     try:
-        entries = cbor2.loads(payload)
+        entries = cbor2.loads(
+            payload,
+            max_depth=DEPTH_MAX,
+            semantic_decoders=dict.fromkeys(REFUSED_TAGS, _refused),
+            tag_hook=_refused,
+        )
     except Exception as error:  # noqa: BLE001 - cbor2 raises what the bytes make it raise
         raise PeerError("senml", f"this is no SenML pack: {error}") from None
     if not isinstance(entries, list):
@@ -98,6 +109,10 @@ def _from_cbor(payload: bytes) -> list[Any]:
         else entry
         for entry in entries
     ]
+
+
+def _refused(*_given: Any) -> Any:
+    raise ValueError("a tag that no pack has")
 
 
 def resolve(entries: Sequence[Any], now: float) -> list[Record]:
@@ -202,8 +217,10 @@ def _text(given: Any) -> str:
 
 def shown(given: object) -> str:
     """What came, for a message: short, whatever it is."""
+    if not isinstance(given, str | bytes | int | float | bool | None):
+        return f"a {type(given).__name__}"
     try:
-        return repr(given)[:64]
+        return repr(given[:64] if isinstance(given, str | bytes) else given)[:64]
     except ValueError:  # an integer of more digits than Python writes out
         return "a number beyond all bounds"
 

@@ -21,7 +21,8 @@ from hedgerow.core.errors import PeerError
 from hedgerow.ledger import note
 
 EMPTY: Final = bytes(note.HASH_BYTES)
-LINE_BYTES_MAX: Final = 64 * 1024
+LINE_BYTES_MAX: Final = 512 * 1024
+"""A segment's sums may take half of it; every other line is far shorter."""
 
 Text = Annotated[str, msgspec.Meta(max_length=200)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]

@@ -27,6 +27,7 @@ from hedgerow.io.sensors.base import Label, Sensor
 from hedgerow.io.surroundings import Surroundings
 from hedgerow.io.tasks import end
 from hedgerow.model.bundle import Bundle
+from hedgerow.model.samples import Samples
 from hedgerow.protocol.device import PauseSharing
 from hedgerow.protocol.owner import EnergyView, ModelView
 from hedgerow.seal.choice import LinkQuality
@@ -92,6 +93,7 @@ class DeviceAgent:
         self.models = Models(self.home, self.around, told, self._learned_on_site)
         self.edge = self._edge()
         self.models.attach(self.edge)
+        self._of_the_site: Samples | None = None
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="learning")
         self.sharing = self._sharing(told)
         self.owner = AgentOwner(self)
@@ -211,6 +213,7 @@ class DeviceAgent:
         count = 0
         if label in labels:
             count = self.store.label_windows(stream, start, end, labels.index(label))
+            self.models.truth(stream, start, end, labels.index(label))
         return count + self.models.label(stream, start, end, label)
 
     def forget(self, start: float, end: float, stream: str) -> Forgotten:
@@ -257,6 +260,7 @@ class DeviceAgent:
             prepared=self._prepare_to_learn,
             joined=self._joined,
             report=self._report,
+            samples=self._samples,
         )
 
     async def _share(self) -> None:
@@ -308,6 +312,8 @@ class DeviceAgent:
         assert self.sharing.shell is not None
         rate = self.sharing.shell.upload_bytes_per_second
         self.trainer.link = LinkQuality(rate, metered=self.settings.metered)
+        if self._of_the_site is not None:
+            self.trainer.learn_from(self._of_the_site)
         outcome = self.trainer.train(offer, blob, stop)
         self.house.energy.used("round", cpu_seconds=outcome.metrics["seconds"], count=1)
         return outcome
@@ -343,13 +349,24 @@ class DeviceAgent:
     async def _change_model(self, model: ModelRef, candidate: Candidate, metric: str) -> None:
         verdict = await self.models.trials.at_once(candidate, self._held_out, self.holdout.y)
         if not verdict.taken:
-            log.warning("%s is not used: %s", candidate.name, verdict.why)
+            log.info("%s is not used: %s", candidate.name, verdict.why)
         if metric == "accuracy":
             self.metrics.pop("accuracy_personalised", None)
         self.model = model
         if verdict.loss is not None and len(self.holdout.y):
             self.metrics[metric] = 1 - verdict.loss
         self.sharing.send_report()
+
+    def _samples(self) -> int | None:
+        """How many windows there are to learn from; None where they are the stored ones.
+
+        A model of what is normal takes each stream in units of its own: as learning on site has
+        them.
+        """
+        if self.bundle.manifest.output.task != "reconstruction":
+            return None
+        self._of_the_site = self.models.site.samples()
+        return 0 if self._of_the_site is None else len(self._of_the_site)
 
     def _report(self) -> Report:
         decision = self.decision

@@ -5,6 +5,7 @@ and bounded: notices into the store, energy settled, what is too old let go.
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 from hedgerow.io import clock
 from hedgerow.io.device_store import DeviceStore
@@ -50,7 +51,9 @@ class Housekeeping:
         if self._watching.windows_to_keep:
             windows = list(self._watching.windows_to_keep)
             self._watching.windows_to_keep.clear()
-            self._store.add_windows(windows, clock.now())
+            # After another model came they may be of two shapes, and a batch has one.
+            for _, alike in itertools.groupby(windows, key=lambda window: window.x.shape):
+                self._store.add_windows(list(alike), clock.now())
 
     def energy_view(self) -> EnergyView:
         """Energy since the start, as it was last settled."""

@@ -65,6 +65,10 @@ class LocalTrainer:
         private = bundle.weights[self._shared_size :]
         self.memory = DeviceMemory(private) if memory is None else memory
 
+    def learn_from(self, samples: Samples) -> None:
+        """From now on from these, in place of the windows it was made with."""
+        self._samples = samples
+
     # Rounds ---------------------------------------------------------------------------------------
 
     def train(self, offer: Offer, blob: bytes, stop: Flag) -> Outcome:

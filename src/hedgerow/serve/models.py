@@ -38,6 +38,8 @@ FACT_NORMAL_OF = "normal_of"
 NORMAL_WORD = "normal"
 """What an owner calls a period in which a machine did what it should."""
 PRESENT_SECONDS = 60.0
+TRUTH_MAX = 256
+"""Windows of one period that models on trial are asked about again."""
 KEEP_SECONDS = 600.0
 TYPICAL_LEAST, TYPICAL_MOST = 64, 128
 
@@ -218,6 +220,16 @@ class Models:
         else:
             engine.scorer.tune(known.row, *self.site.evidence(known.row))
         return count
+
+    def truth(self, stream: str, start: float, end: float, label: int) -> None:
+        """A model on trial, and one that is watched, answer again where the truth is known now."""
+        rows = self._home.store.list_windows(stream, start, end, limit=TRUTH_MAX)
+        found = [self._home.store.window(row.id) for row in rows]
+        windows = [window for window in found if window is not None]
+        schema = self.serving.bundle.manifest.input
+        if windows and windows[0].shape == (len(schema.channels), schema.window):
+            given = features(np.stack(windows), schema)
+            self.trials.labelled(given, np.full(len(windows), label, np.int64))
 
     def forget(self, start: float, end: float, stream: str) -> None:
         """The owner forgets a period: what learning kept of it goes."""

@@ -48,13 +48,15 @@ class Sharing:
         prepared: Callable[[], None],
         joined: Callable[[], None],
         report: Callable[[], Report],
+        samples: Callable[[], int | None],
     ) -> None:
         """`changed_bundle` hears of another bundle, `prepared` is called before learning starts,
+        `samples` says how many windows there are to learn from (None: as many as are stored),
         `joined` when there are a shell and a link, just before they connect.
         """
         self._home, self._trainer, self._executor, self._hooks = home, trainer, executor, hooks
         self._changed_bundle, self._prepared, self._report = changed_bundle, prepared, report
-        self._joined, self._egress = joined, egress
+        self._joined, self._egress, self._samples = joined, egress, samples
         self.enrolment: Enrolment | None = None
         self.link: NatsDeviceLink | None = None
         self.shell: DeviceShell | None = None
@@ -94,6 +96,9 @@ class Sharing:
         if self.shell is not None:
             means = means_of(self._home.settings, self._home.store, self.shell.state.facts)
             self.shell.handle(machine.FactsChanged(means))
+            samples = self._samples()
+            if samples is not None and samples != self.shell.state.samples:
+                self.shell.handle(machine.SamplesChanged(samples))
             self.shell.handle(machine.Reported(self._report()))
 
     async def _keep_reporting(self) -> None:

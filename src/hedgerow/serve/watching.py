@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hedgerow.decide.notice import Notice
 from hedgerow.io import clock
@@ -15,11 +15,16 @@ from hedgerow.io.device_store import UNLABELLED, StoredWindow
 from hedgerow.protocol.board import Board
 from hedgerow.protocol.measures import Family, Histogram, by_label, counter
 from hedgerow.protocol.owner import Event, Signal
+from hedgerow.serve.edge.engine import LEARNING
 from hedgerow.serve.edge.streams import Cut
 
 EVENTS_SHOWN = 40
 KEPT_WAITING_MAX = 5_000
 """Notices that wait to be written into the store; then the oldest goes."""
+ALERT_WINDOWS = 64
+MINUTE_SECONDS = 60.0
+QUIET_SECONDS = 300.0
+"""After so long without an exception the next one is a new one."""
 WINDOWS_WAITING_MAX = 256
 TOLD_WHOLE = 16
 """In a larger batch only changes and alerts are told with their reasons."""
@@ -41,6 +46,8 @@ class Watching:
         self.to_keep: deque[Notice] = deque(maxlen=KEPT_WAITING_MAX)
         self.windows_to_keep: deque[StoredWindow] = deque(maxlen=WINDOWS_WAITING_MAX)
         self._keep_windows = keep_windows
+        self._exceptions: dict[str, tuple[int, float]] = {}
+        """For each stream the windows kept of its exception, and when the last of them began."""
         self.latency = Histogram(
             "hedgerow_decision_latency_seconds",
             "From the arrival of a window's last sample to its decision",
@@ -60,6 +67,10 @@ class Watching:
             self.board.tell(notices, now)
         else:
             self._push(notices, now)
+        rows = [self.board.row(notice.stream) for notice in notices]
+        known = [row for row in rows if row >= 0]  # a full board has no row for more
+        if len(known) == len(rows):
+            self.board.set_learning(rows, [notice.label == LEARNING for notice in notices])
         for cut, notice in zip(cuts, notices, strict=True):
             exception = notice.changed or notice.alert
             if exception:
@@ -87,19 +98,33 @@ class Watching:
 
     def _keep(self, cut: Cut) -> None:
         window = cut.window
-        if window.quality.usable:
+        if window.quality.usable and (self._keep_windows == "all" or self._worth(cut)):
             self.windows_to_keep.append(
                 StoredWindow(
-                    window.samples.copy(), UNLABELLED, window.start_seconds, "seen", cut.stream.name
+                    *(window.samples.copy(), UNLABELLED, window.start_seconds, "seen"),
+                    *(cut.stream.name, cut.stream.window_seconds),
                 )
             )
 
+    def _worth(self, cut: Cut) -> bool:
+        """Of an alert that lasts the beginning is kept, then a window a minute: what came before,
+        and what other machines did, is worth more than its thousandth window.
+        """
+        seconds = cut.window.start_seconds
+        count, last = self._exceptions.get(cut.stream.name, (0, -math.inf))
+        if not 0 <= seconds - last < QUIET_SECONDS:
+            count = 0
+        if count >= ALERT_WINDOWS and seconds - last < MINUTE_SECONDS:
+            return False
+        self._exceptions[cut.stream.name] = (count + 1, seconds)
+        return True
+
     def _event(self, notice: Notice) -> None:
-        self.labels[notice.label] += 1
         if notice.alert:
             self.alerts += 1
         if not notice.changed:
             return
+        self.labels[notice.label] += 1
         self.to_keep.append(notice)
         self.events.appendleft(
             Event(
@@ -110,10 +135,6 @@ class Watching:
                 alert=notice.alert,
             )
         )
-
-    def learning(self, streams: Sequence[str], learning: NDArray[np.bool_]) -> None:
-        """Which streams' normal is still being learned."""
-        self.board.set_learning([self.board.row(stream) for stream in streams], learning)
 
     # What somebody looks at -----------------------------------------------------------------------
 
@@ -151,10 +172,12 @@ class Watching:
         """Drop what is shown of a stream; of all, if it is empty."""
         if stream:
             self.board.forget(stream)
+            self._exceptions.pop(stream, None)
             kept = [event for event in self.events if event.stream != stream]
             waiting = [notice for notice in self.to_keep if notice.stream != stream]
         else:
             self.board.clear()
+            self._exceptions.clear()
             kept, waiting = [], []
         self.events = deque(kept, EVENTS_SHOWN)
         self.to_keep = deque(waiting, KEPT_WAITING_MAX)

@@ -28,7 +28,7 @@ from hedgerow.io.surroundings import Surroundings
 
 Act: TypeAlias = Callable[[Sequence[Notice]], Awaitable[None]]
 When: TypeAlias = Literal["alert", "change", "always"]
-"""Which notices an actuator gets: alerts, changes of label and alerts, or every decision."""
+"""Which notices: where alerts begin and end, these and changes of label, or every decision."""
 
 
 class ActuatorDown(HedgerowError):

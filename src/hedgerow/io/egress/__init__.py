@@ -23,7 +23,7 @@ from typing import Final
 
 from hedgerow.core.errors import HedgerowError, UsageError
 from hedgerow.io import clock
-from hedgerow.io.egress.files import CURRENT, Appender, Tail, segments
+from hedgerow.io.egress.files import CURRENT, Appender, Tail, segment_line, segments
 from hedgerow.io.egress.reading import EgressReader, Entry, Totals, key_of, verify_file
 from hedgerow.io.keys import Identity, sync_directory
 from hedgerow.ledger import note
@@ -43,6 +43,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 SIGN_SECONDS: Final = 1.0
+ERASED: Final = "its owner erased what was before"
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ class EgressRecord(EgressReader, Appender):
                     os.fsync(handle)  # outside the lock: messages go on leaving meanwhile
                 finally:
                     os.close(handle)
-                if self._tail.offset >= self._limits.segment_bytes:
+                grown = self._tail.offset - self._tail.begun_offset
+                if grown >= self._limits.segment_bytes:
                     self._rotate("")
             except (OSError, UsageError) as error:
                 log.warning("the egress record is not signed now: %s", error)
@@ -140,7 +142,7 @@ class EgressRecord(EgressReader, Appender):
         self.sign()
         try:
             with self._signing:
-                self._rotate("its owner erased what was before", erase=True)
+                self._rotate(ERASED, erase=True)
         except OSError as error:
             raise HedgerowError(f"the egress record is not erased: {error}") from error
 
@@ -169,6 +171,9 @@ class EgressRecord(EgressReader, Appender):
             if path.stat().st_ino == self._tail.inode:  # it was about to make way for a new one
                 path.unlink()
         rest = self._tail.catch_up()
+        if self._tail.why == ERASED:  # the power went before all that was erased was gone
+            for path in segments(self.directory)[:-1]:
+                path.unlink()
         if not rest:
             return
         log.warning("%d bytes of a line at the end of %s are cut off", len(rest), self._path)
@@ -184,6 +189,7 @@ class EgressRecord(EgressReader, Appender):
         with self._lock, self._locked():
             self._tail.catch_up()
             self._begin_segment(self.directory, self._tail, why, erase=erase)
+            self._tail.catch_up()  # `_changed` compares with where the file that grows is signed
         older = segments(self.directory)[:-1]
         size = sum(path.stat().st_size for path in older)
         for path in older:
@@ -207,7 +213,7 @@ class EgressRecord(EgressReader, Appender):
         draft, current = directory / ".record.draft", directory / CURRENT
         with draft.open("wb") as file:
             os.fchmod(file.fileno(), 0o600)
-            file.write(encode(head) + b"\n")
+            file.write(segment_line(head) + b"\n")
             file.flush()
             os.fsync(file.fileno())
         if current.exists():

@@ -17,10 +17,24 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from hedgerow.core.errors import PeerError, UsageError
 from hedgerow.io import clock
 from hedgerow.ledger import note
-from hedgerow.ledger.chain import EMPTY, Gap, Left, Line, Segment, Signed, Sum, decode, encode, link
+from hedgerow.ledger.chain import (
+    EMPTY,
+    LINE_BYTES_MAX,
+    Gap,
+    Left,
+    Line,
+    Segment,
+    Signed,
+    Sum,
+    decode,
+    encode,
+    link,
+)
 
 CURRENT: Final = "record.jsonl"
 OLDER: Final = "record-*.jsonl"
@@ -29,6 +43,7 @@ UNWRITTEN_MAX: Final = 1_000
 """Lines that wait in memory for room on the disk; further ones only count."""
 KINDS_MAX: Final = 64
 DAYS_MAX: Final = 400
+SEGMENT_LINE_BYTES_MAX: Final = LINE_BYTES_MAX // 2
 OTHER: Final = "other"
 _DAY_SECONDS: Final = 86_400.0
 _ORDINAL_1970: Final = date(1970, 1, 1).toordinal()
@@ -152,11 +167,13 @@ class Tail:
         self.inode = inode
         self.offset = 0
         """Bytes of the growing file that were read, all of them whole lines."""
-        self.signed_offset = 0
+        self.signed_offset = self.begun_offset = 0
         self.size, self.head = 0, EMPTY
         self.signed = 0
         self.faults = 0
         """Lines that cannot be read, and checkpoints over something else than what is there."""
+        self.why = ""
+        """What the growing file says of why it was begun."""
         self.kinds: dict[str, Sum] = {}
         self.days: dict[str, dict[str, Sum]] = {}
 
@@ -204,6 +221,7 @@ class Tail:
         except ValueError:
             self.faults += 1
         self.size = entry.first
+        self.begun_offset, self.why = self.offset, entry.why
         self.kinds = dict(entry.kinds)
         self.days = {day: dict(kinds) for day, kinds in entry.days.items()}
 
@@ -227,6 +245,15 @@ class Tail:
         kinds[kind] = kinds.get(kind, Sum()).plus(messages, size)
         while len(self.days) > DAYS_MAX:
             del self.days[min(self.days)]
+
+
+def segment_line(begin: Segment) -> bytes:
+    """The line that begins a file, without the oldest days where they would make it too long."""
+    while len(line := encode(begin)) > SEGMENT_LINE_BYTES_MAX and begin.days:
+        days = sorted(begin.days)
+        kept = days[max(1, len(days) // 8) :]
+        begin = msgspec.structs.replace(begin, days={day: begin.days[day] for day in kept})
+    return line
 
 
 def day_of(unix_seconds: float) -> str:

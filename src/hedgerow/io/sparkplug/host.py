@@ -27,7 +27,11 @@ REORDER_SECONDS: Final = 2.0
 REBIRTH_SECONDS_MIN: Final = 5.0
 NODES_MAX: Final = 10_000
 DEVICES_MAX: Final = 10_000
-NAMES_MAX: Final = 100_000
+NAMES_MAX: Final = 200_000
+"""Names and aliases of one node, and of all nodes `ALL_NAMES_MAX`."""
+ALL_NAMES_MAX: Final = 1_000_000
+WAITING_BYTES_MAX: Final = 32 * 2**20
+"""What messages of all nodes may take that wait for those before them."""
 
 
 class Data(NamedTuple):
@@ -73,11 +77,21 @@ class _Node:
     due: int = 0
     """The sequence number that comes next."""
     devices: set[str] = field(default_factory=set)
-    names: dict[tuple[str, str], DataType] = field(default_factory=dict)
+    names: dict[str, dict[str, DataType]] = field(default_factory=dict)
+    """By device."""
     aliases: dict[int, tuple[str, str]] = field(default_factory=dict)
+    aliases_of: dict[str, list[int]] = field(default_factory=dict)
+    held: int = 0
+    """Names and aliases."""
     waiting: dict[int, tuple[Topic, bytes]] = field(default_factory=dict)
+    waiting_bytes: int = 0
     overdue_seconds: float = math.inf
     asked_seconds: float = -math.inf
+
+    def lose(self) -> None:
+        """Nothing waits any more."""
+        self.waiting.clear()
+        self.waiting_bytes = 0
 
 
 class Host:
@@ -87,6 +101,8 @@ class Host:
         self.dropped: Counter[str] = Counter()
         self._nodes: dict[tuple[str, str], _Node] = {}
         self._waiting: set[tuple[str, str]] = set()
+        self.held = 0
+        """Names and aliases of all nodes."""
         self._unasked: dict[tuple[str, str], str] = {}
 
     def take(self, topic: str, payload: bytes, now: float) -> list[Event]:
@@ -116,7 +132,7 @@ class Host:
         """The connection was down: births and deaths may have passed, so none is taken as known."""
         for node in self._nodes.values():
             node.alive = False
-            node.waiting.clear()
+            node.lose()
         self._waiting.clear()
 
     @staticmethod
@@ -150,11 +166,40 @@ class Host:
         if ahead > REORDER_MESSAGES_MAX:
             self.dropped["gap"] += 1
             return self._lost(key, node, f"sequence {payload.seq} came for {node.due}", now)
+        waiting = sum(self._nodes[one].waiting_bytes for one in self._waiting)
+        if waiting + len(data) > WAITING_BYTES_MAX:
+            self.dropped["gap"] += 1
+            return self._lost(key, node, "too much came out of order", now)
         if not node.waiting:
             node.overdue_seconds = now + REORDER_SECONDS
             self._waiting.add(key)
-        node.waiting[payload.seq] = (topic, data)
+        if payload.seq not in node.waiting:
+            node.waiting_bytes += len(data)
+            node.waiting[payload.seq] = (topic, data)
         return []
+
+    def _introduce(self, node: _Node, device: str, payload: Payload) -> None:
+        """Remembers names, types and aliases of a birth, in the place of those of the last one."""
+        gone = node.aliases_of.pop(device, [])
+        for alias in gone:
+            if node.aliases.get(alias, ("", ""))[0] == device:
+                del node.aliases[alias]
+        self._hold(node, -len(gone) - len(node.names.pop(device, ())))
+        names = {metric.name: metric.datatype for metric in payload.metrics}
+        aliases = {one.alias: (device, one.name) for one in payload.metrics if one.alias is not None}
+        self._hold(node, len(names) + len(aliases))
+        node.names[device] = names
+        node.aliases |= aliases
+        node.aliases_of[device] = list(aliases)
+
+    def _hold(self, node: _Node, more: int) -> None:
+        """Count what is remembered of a node."""
+        if node.held + more > NAMES_MAX:
+            raise PeerError("metrics", f"over {NAMES_MAX} names and aliases of one node")
+        if self.held + more > ALL_NAMES_MAX:
+            raise PeerError("metrics", f"over {ALL_NAMES_MAX} names and aliases of all nodes")
+        node.held += more
+        self.held += more
 
     def _decoded(self, topic: Topic, node: _Node, data: bytes) -> Payload:
         def known(name: str, alias: int | None) -> tuple[str, DataType]:
@@ -162,7 +207,7 @@ class Host:
                 device, name = node.aliases.get(alias, ("", ""))
                 if device != topic.device:
                     name = ""
-            return name, node.names.get((topic.device, name), DataType.UNKNOWN)
+            return name, node.names.get(topic.device, {}).get(name, DataType.UNKNOWN)
 
         return decode(data, known)
 
@@ -172,12 +217,13 @@ class Host:
             raise PeerError("sparkplug", "a NBIRTH has no sequence number")
         key = (topic.group, topic.node)
         asked = node.asked_seconds
+        self.held -= node.held
         node = self._nodes[key] = _Node(alive=True, asked_seconds=asked)
         self._waiting.discard(key)
         self._unasked.pop(key, None)
         node.due = (payload.seq + 1) % SEQUENCE
         node.bd_seq = _bd_seq(payload)
-        _introduce(node, "", payload)
+        self._introduce(node, "", payload)
         return [Data(*key, "", payload.timestamp_ms, payload.metrics, birth=True)]
 
     def _dead(self, topic: Topic, node: _Node, data: bytes) -> list[Event]:
@@ -185,7 +231,7 @@ class Host:
             self.dropped["old death"] += 1
             return []
         node.alive = False
-        node.waiting.clear()
+        node.lose()
         self._waiting.discard((topic.group, topic.node))
         self._unasked.pop((topic.group, topic.node), None)
         return [Died(topic.group, topic.node, "", "the edge node died")]
@@ -195,8 +241,8 @@ class Host:
         if topic.kind == "DBIRTH":
             if len(node.devices) >= DEVICES_MAX:
                 raise PeerError("devices", f"over {DEVICES_MAX} devices of one node")
+            self._introduce(node, topic.device, payload)
             node.devices.add(topic.device)
-            _introduce(node, topic.device, payload)
         elif topic.device and topic.device not in node.devices:
             self.dropped["unborn"] += 1
             return self._ask(key, node, f"device {topic.device!r} has no birth", now)
@@ -217,6 +263,7 @@ class Host:
         events: list[Event] = []
         while node.waiting and node.due in node.waiting:
             topic, data = node.waiting.pop(node.due)
+            node.waiting_bytes -= len(data)
             node.due = (node.due + 1) % SEQUENCE
             events += self._in_order(topic, node, self._decoded(topic, node, data), now)
             node.overdue_seconds = now + REORDER_SECONDS
@@ -227,7 +274,7 @@ class Host:
     def _lost(self, key: tuple[str, str], node: _Node, reason: str, now: float) -> list[Event]:
         node.alive = False
         self.dropped["gap"] += len(node.waiting)
-        node.waiting.clear()
+        node.lose()
         self._waiting.discard(key)
         return self._ask(key, node, reason, now)
 
@@ -244,13 +291,3 @@ def _bd_seq(payload: Payload) -> int | None:
         if metric.name == BD_SEQ and isinstance(metric.value, int):
             return metric.value
     return None
-
-
-def _introduce(node: _Node, device: str, payload: Payload) -> None:
-    """Remembers names, types and aliases of a birth."""
-    if len(node.names) + len(payload.metrics) > NAMES_MAX:
-        raise PeerError("metrics", f"over {NAMES_MAX} metrics of one node")
-    for metric in payload.metrics:
-        node.names[device, metric.name] = metric.datatype
-        if metric.alias is not None:
-            node.aliases[metric.alias] = (device, metric.name)

@@ -28,19 +28,30 @@ class Acting:
         self._actuator, self._around, self.health = actuator, around, health
         self._waiting: deque[Notice] = deque()
         self._some = asyncio.Event()
+        self._alerting: set[str] = set()
+        """Streams whose alert was told and whose end was not; no more than there are streams."""
         self._pause = Pause(around, rng)
 
     def tell(self, notices: Iterable[Notice]) -> None:
         """Queue what this actuator's `when` lets through."""
-        when = self._actuator.when
         for notice in notices:
-            if when == "always" or notice.alert or (when == "change" and notice.changed):
+            if self._passes(notice):
                 if len(self._waiting) >= WAITING_MAX:
                     self._waiting.popleft()
                     self.health.dropped += 1
                 self._waiting.append(notice)
         if self._waiting:
             self._some.set()
+
+    def _passes(self, notice: Notice) -> bool:
+        """An alert is told where it begins and where it ends, not with every window between."""
+        turned = notice.decided and notice.alert != (notice.stream in self._alerting)
+        if turned and notice.alert:
+            self._alerting.add(notice.stream)
+        elif turned:
+            self._alerting.discard(notice.stream)
+        when = self._actuator.when
+        return when == "always" or turned or (when == "change" and notice.changed)
 
     async def run(self) -> None:
         """Act for ever.

@@ -121,8 +121,9 @@ class Engine:
     def _one(self, cut: Cut, given: Array, answer: Array, score: float, drift: float) -> Notice:
         stream, window = cut.stream, cut.window
         if self.scorer is not None and self._scored and math.isnan(score):
-            row = stream.row
-            if row >= len(self.scorer.ready) or not self.scorer.ready[row]:
+            learned = stream.row < len(self.scorer.ready) and self.scorer.ready[stream.row]
+            before = stream.notice is not None and stream.notice.label == LEARNING
+            if not learned or before:  # the window that ended the learning has no score either
                 return self._learning(cut)
         evidence = self._evidence(given, answer, score)
         stream.state, decision = decide(

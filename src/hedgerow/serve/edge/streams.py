@@ -46,6 +46,11 @@ class Stream:
         """Why its sensor ended; empty while it lives."""
         self._schema = schema
 
+    @property
+    def window_seconds(self) -> float:
+        """How long its windows are."""
+        return self._schema.window / self._schema.rate_hz
+
     def signal(self, window: Window, samples_max: int) -> Signal:
         """A window as people see it: at most so many samples of each channel."""
         every = -(-window.samples.shape[1] // samples_max)
