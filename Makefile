@@ -38,7 +38,7 @@ check: $(VENV)/.installed-test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict # with --quiet it would not count warnings
 
 soak: $(VENV)/.installed-test
-	SOAK_SEEDS=20000 SOAK_OUTAGE_SECONDS=60 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --timeout 3600 \
+	SOAK_SEEDS=20000 SOAK_OUTAGE_SECONDS=60 SOAK_DEATHS_STEP=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --timeout 3600 \
 		tests/protocol/test_protocol_faults.py tests/serve
 
 docs: $(VENV)/.installed-test

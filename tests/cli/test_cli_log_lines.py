@@ -12,7 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from hedgerow.cli.log_lines import JournalLines, JsonLines, log_formatter
+from hedgerow.cli.log_lines import JournalLines, JsonLines, PlainLines, log_formatter
 from hedgerow.cli.roles import role_options, start_logging
 
 
@@ -70,10 +70,10 @@ def test_the_journal_is_known_by_its_device_and_inode(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "environment", "kind"),
     [
-        ([], {}, logging.Formatter),
+        ([], {}, PlainLines),
         (["--log-format", "json"], {}, JsonLines),
         ([], {"HEDGEROW_LOG_FORMAT": "json"}, JsonLines),
-        (["--log-format", "human"], {"HEDGEROW_LOG_FORMAT": "json"}, logging.Formatter),
+        (["--log-format", "human"], {"HEDGEROW_LOG_FORMAT": "json"}, PlainLines),
     ],
 )
 def test_every_role_takes_the_format_as_a_flag_or_from_the_environment(
@@ -104,3 +104,9 @@ def test_another_format_is_a_usage_error() -> None:
     def role(**values: object) -> None: ...
 
     assert CliRunner().invoke(role, ["--log-format", "xml"]).exit_code == 2
+
+
+@pytest.mark.parametrize("formatter", [PlainLines("%(message)s"), JournalLines("%(message)s")])
+def test_what_came_from_elsewhere_cannot_steer_a_terminal(formatter: logging.Formatter) -> None:
+    line = formatter.format(record("left out a message of %s", "a\x1b]0;mine\x07\x9bb\r\tc"))
+    assert line.removeprefix("<4>") == (r"left out a message of a\x1b]0;mine\x07\x9bb\x0d" + "\tc")

@@ -107,7 +107,7 @@ def test_a_command_that_hangs_is_killed_with_all_it_started(
         "open(sys.argv[1], 'w').write(str(child.pid)); time.sleep(600)"
     )
     told(python(program, str(kept), timeout_seconds=3), [notice()])
-    assert "press 4: it did not end within 3 s and was killed" in caplog.text
+    assert "'press 4': it did not end within 3 s and was killed" in caplog.text
     assert _ended(int(kept.read_text()))
 
 
@@ -134,7 +134,7 @@ def test_a_failure_is_logged_with_what_it_said_and_nothing_is_repeated(
     )
     told(python(program, str(kept)), [notice("pump"), notice(), notice(second=1)])
     assert len(kept.read_text().splitlines()) == 3
-    assert "pump: it ended with 3 and said 'no paper'" in caplog.text
+    assert "'pump': it ended with 3 and said 'no paper'" in caplog.text
 
 
 def test_one_that_reads_nothing_and_says_too_much_does_no_harm() -> None:

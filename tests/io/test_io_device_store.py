@@ -157,3 +157,31 @@ def _write_for_ever(path: Path, tell: Connection) -> None:
             store.set_fact("last", str(number).encode())
         tell.send(number)
         number += 1
+
+
+def test_erasing_everything_takes_a_damaged_predecessor_too(tmp_path: Path) -> None:
+    path = tmp_path / "device.db"
+    path.write_bytes(b"this is no database" * 500)
+    (tmp_path / "device.db-wal").write_bytes(b"nor is this a journal")
+    store = DeviceStore(path)
+    assert store.set_aside is not None and store.set_aside.exists()
+    store.erase()
+    assert not list(tmp_path.glob("*.damaged*"))
+    store.close()
+
+
+def test_what_was_deleted_is_out_of_the_journal_after_the_next_start(tmp_path: Path) -> None:
+    path = tmp_path / "device.db"
+    store = DeviceStore(path)
+    store.set_fact("secret", b"nobody is to read this again" * 100)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    store.set_fact("secret", None)
+    for name in ("device.db", "device.db-wal"):  # as a power loss leaves them
+        (copy / name).write_bytes((tmp_path / name).read_bytes())
+    assert b"nobody is to read" in (copy / "device.db-wal").read_bytes()
+    again = DeviceStore(copy / "device.db")
+    assert b"nobody is to read" not in (copy / "device.db-wal").read_bytes()
+    assert b"nobody is to read" not in (copy / "device.db").read_bytes()
+    again.close()
+    store.close()

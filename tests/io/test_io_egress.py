@@ -5,16 +5,18 @@ import os
 import signal
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
-from hedgerow.core.errors import UsageError
+from hedgerow.core.errors import HedgerowError, UsageError
 from hedgerow.io.egress import Appender, EgressLimits, EgressReader, EgressRecord, verify_file
+from hedgerow.io.egress.files import day_of
 from hedgerow.io.keys import Identity
-from hedgerow.ledger.chain import Sum
+from hedgerow.ledger.chain import Left, Sum, encode
 
 DAY = 86_400.0
 
@@ -320,3 +322,51 @@ def test_lines_are_json_that_anybody_can_read(record: EgressRecord, tmp_path: Pa
     lines = [json.loads(line) for line in exported.read_text().splitlines()]
     assert [line["line"] for line in lines] == ["segment", "left", "checkpoint"]
     assert lines[1]["purpose"] == "what it decides"
+
+
+def test_a_year_of_sums_of_many_kinds_still_begins_a_file(
+    tmp_path: Path, identity: Identity
+) -> None:
+    clock = [0.0]
+    directory = tmp_path / "egress"
+    record = EgressRecord(directory, identity, EgressLimits(segment_bytes=1000), lambda: clock[0])
+    kinds = [f"a class with a long name number {number}" for number in range(40)]
+    lines = [
+        encode(Left(time=day * DAY, to="hub", kind=kind, purpose="", size=10**9)) + b"\n"
+        for day in range(400)
+        for kind in kinds
+    ]
+    with (directory / "record.jsonl").open("ab") as file:
+        file.write(b"".join(lines))
+    record.sign()
+    leave(record)
+    record.sign()
+    totals = record.totals()
+    assert (totals.faults, totals.messages) == (0, 400 * 40 + 1)
+    assert 100 < len(totals.days) < 400
+    assert max(totals.days) in {day_of(399 * DAY), day_of(time.time())}
+    assert record.verify().good
+    # The next file is begun after its own share of lines, not because of how long its first is.
+    assert len(list(directory.glob("record-*.jsonl"))) == 1
+    record.close()
+
+
+def test_an_erasure_that_was_cut_short_is_finished_at_the_next_start(
+    record: EgressRecord, tmp_path: Path, identity: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(record, 5)
+
+    def dies(path: Path, missing_ok: bool = False) -> None:
+        raise OSError("power lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", dies)
+        with pytest.raises(HedgerowError):
+            record.erase()
+    assert list(record.directory.glob("record-*.jsonl"))
+    record.close()
+    again = EgressRecord(tmp_path / "egress", identity)
+    assert not list(record.directory.glob("record-*.jsonl"))
+    assert again.totals().messages == 0
+    assert again.verify().good
+    again.close()

@@ -1,14 +1,18 @@
 """Everything that goes out over the link to the fleet stands in the egress record."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import get_args
 
+import msgspec
 import pytest
 
-from hedgerow.io.authority import Authority
+from hedgerow.io.authority import Authority, Credentials
 from hedgerow.io.egress import EgressRecord
-from hedgerow.io.links import BlobMissing, ByteMeter
+from hedgerow.io.keys import Identity
+from hedgerow.io.links import BlobMissing, ByteMeter, LinkDown
+from hedgerow.io.nats_connection import nonce_signature
 from hedgerow.io.nats_link import NatsDeviceLink, NatsJoinLink
 from hedgerow.io.nats_server import EmbeddedServer
 from hedgerow.io.telling import PURPOSES, told
@@ -118,7 +122,13 @@ def test_a_login_that_is_refused_left_the_device_all_the_same(tmp_path: Path) ->
         async with await asyncio.start_server(refuse, "127.0.0.1") as server:
             port = server.sockets[0].getsockname()[1]
             link = NatsDeviceLink(
-                f"nats://127.0.0.1:{port}", FLEET, Credentials("jwt", me), *LISTENERS, record
+                f"nats://127.0.0.1:{port}",
+                FLEET,
+                Credentials("jwt", me),
+                print,
+                print,
+                ByteMeter(),
+                record,
             )
             with contextlib.suppress(LinkDown, TimeoutError):
                 await asyncio.wait_for(link.connect(), 1.0)

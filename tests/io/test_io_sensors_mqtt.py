@@ -147,6 +147,10 @@ def test_samples_with_a_time_each_part_where_one_is_missing() -> None:
         ({"x": 1, "y": 2, "t": "yesterday"}, "time"),
         ({"x": 1, "y": 2, "t": True}, "time"),
         ({"x": [1, 2], "y": [1, 2], "t": [NOW]}, "time"),
+        ({"x": 1, "y": 2, "t": 2.6e11}, "time"),
+        ({"x": 1, "y": 2, "t": -1}, "time"),
+        # Of NumPy's own making these would be 2 TB.
+        ({"x": ["a" * 1_000_000, *[""] * 500_000], "y": 2}, "values"),
     ],
 )
 def test_what_cannot_be_used_is_counted_by_reason(payload: Any, reason: str) -> None:

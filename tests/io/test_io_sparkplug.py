@@ -364,35 +364,3 @@ def test_a_value_that_is_not_known_is_null() -> None:
     assert values(pair.tell(*pair.node.data("d", speed(None), NOW_MS))) == [{"Speed": None}]
     nan = pair.node.data("d", speed(math.nan), NOW_MS)
     assert math.isnan(values(pair.tell(*nan))[0]["Speed"])
-
-
-def test_births_again_and_again_with_new_aliases_take_no_more_room() -> None:
-    host, sequence = Host(), 1
-
-    def birth(device: str, first: int) -> list[Event]:
-        nonlocal sequence
-        metrics = tuple(Metric(f"m{at}", 1.0, DataType.DOUBLE, alias=first + at) for at in range(9))
-        data = encode(Payload(NOW_MS, sequence, metrics))
-        sequence = (sequence + 1) % 256
-        return host.take(Topic("g", "DBIRTH", "n", device).text(), data, 0.0)
-
-    host.take(Topic("g", "NBIRTH", "n").text(), encode(Payload(NOW_MS, 0)), 0.0)
-    birth("d", 0)
-    held = host.held
-    for again in range(1, 50):
-        assert isinstance(birth("d", 100 * again)[-1], Data)
-    assert host.held == held
-    host.take(Topic("g", "NBIRTH", "n").text(), encode(Payload(NOW_MS, 0)), 0.0)
-    assert host.held == 0
-
-
-def test_what_waits_for_its_turn_is_bounded_over_all_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hedgerow.io.sparkplug.host.WAITING_BYTES_MAX", 100_000)
-    host = Host()
-    body = encode(Payload(NOW_MS, 5, (Metric("x", "y" * 30_000, DataType.STRING),)))
-    for node in ("a", "b", "c"):
-        host.take(Topic("g", "NBIRTH", node).text(), encode(Payload(NOW_MS, 0)), 0.0)
-        assert host.take(Topic("g", "NDATA", node).text(), body, 0.0) == []
-    host.take(Topic("g", "NBIRTH", "d").text(), encode(Payload(NOW_MS, 0)), 0.0)
-    (asked,) = host.take(Topic("g", "NDATA", "d").text(), body, 0.0)
-    assert isinstance(asked, AskRebirth)

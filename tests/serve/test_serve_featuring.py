@@ -3,12 +3,14 @@
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from hedgerow.io import clock
 from hedgerow.sense.features import features
 from hedgerow.serve.apps import app_bundle
 from hedgerow.serve.edge import featuring
@@ -19,8 +21,10 @@ Array = NDArray[np.float32]
 
 
 @pytest.fixture(autouse=True)
-def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def two_cores_and_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(featuring, "START_SECONDS_MAX", 60.0)
+    monkeypatch.setattr(featuring, "ANSWER_SECONDS_MAX", 60.0)
 
 
 def windows(count: int) -> list[Array]:
@@ -45,14 +49,13 @@ def test_small_batches_need_no_process_and_large_ones_get_one() -> None:
     async def body() -> None:
         process = FeatureProcess(SCHEMA)
         await agrees(process, 3)
-        assert process.process is None
+        assert not process.process
         await agrees(process, 2000)
         number = running(process)
         await asyncio.gather(*(agrees(process, count) for count in (100, 700, 1500, 40, 2)))
         assert process.process == number
         assert process.take_busy_seconds() > 0
         await process.close()
-        assert process.process is None
         with pytest.raises(ProcessLookupError):
             os.kill(number, 0)
 
@@ -71,9 +74,8 @@ def hung(number: int) -> None:
 def test_one_that_dies_or_hangs_is_done_without_and_later_started_again(
     end: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(featuring, "ANSWER_SECONDS_MAX", 0.5)
     now = 1000.0
-    monkeypatch.setattr(featuring.clock, "monotonic", lambda: now)
+    monkeypatch.setattr(clock, "monotonic", lambda: now)
 
     async def body() -> None:
         nonlocal now
@@ -81,6 +83,7 @@ def test_one_that_dies_or_hangs_is_done_without_and_later_started_again(
         await agrees(process, 500)
         number = running(process)
         end(number)
+        monkeypatch.setattr(featuring, "ANSWER_SECONDS_MAX", 0.5)
         # Several at once find out, and one waits for its turn: none is lost, no second is started.
         await asyncio.gather(*(agrees(process, count) for count in (1500, 400, 300, 200)))
         assert process.process is None
@@ -90,7 +93,6 @@ def test_one_that_dies_or_hangs_is_done_without_and_later_started_again(
         await agrees(process, 500)
         assert process.process is None
         now += 2
-        monkeypatch.setattr(featuring, "ANSWER_SECONDS_MAX", 5.0)
         await agrees(process, 500)
         assert running(process) != number
         await process.close()
@@ -112,7 +114,7 @@ def test_one_killed_while_it_has_nothing_to_do_is_noticed_with_the_next_batch() 
 
 
 def test_where_it_cannot_be_started_features_are_made_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(featuring.sys, "executable", "/nowhere/python")
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
 
     async def body() -> None:
         process = FeatureProcess(SCHEMA)

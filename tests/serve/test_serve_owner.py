@@ -7,20 +7,20 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
-from hedgerow.io.device_store import DeviceStore, StoreFull
+from hedgerow.io.device_store import DeviceStore, StoredWindow, StoreFull, StoreLimits
 from hedgerow.io.egress import verify_file
 from hedgerow.io.links import LinkDown
-from hedgerow.io.sensors.base import Sensor
+from hedgerow.io.sensors.base import Label, Sensor
 from hedgerow.protocol.owner import GivenLabel, Period
+from hedgerow.serve import agent as agents
 from hedgerow.serve.agent import DeviceAgent
 from hedgerow.serve.forwarding import ForwardRules
 from hedgerow.serve.inference.base import InferenceSettings
 from hedgerow.serve.settings import ConsoleSettings, DeviceSettings
 from tests.serve.agents import running_agents
-from tests.serve.edges import LABELS, SCHEMA, Scripted, block
+from tests.serve.edges import LABELS, SCHEMA, Scripted, Sure, block, noise
 from tests.serve.hosting import until
 
 ALWAYS = Period(start_seconds=0, end_seconds=1e12)
@@ -59,6 +59,7 @@ async def watching(
     """An agent that has judged and written down so many windows."""
     chosen = presses() if sensor is None else sensor
     agent = DeviceAgent(settings(home, **more), sensors=[("scripted", chosen)])
+    agent.edge.model = Sure()  # of one label: each press changes to it once
     async with running_agents(agent):
         await until(lambda: agent.windows == windows)
         agent.house.keep()
@@ -200,20 +201,35 @@ def test_deleting_leaves_nothing_sensed_or_decided_and_sensing_goes_on(
     asyncio.run(body())
 
 
-@pytest.mark.parametrize(("keep", "some"), [("none", False), ("exceptions", True), ("all", True)])
-def test_windows_are_kept_as_the_setting_says(tmp_path: Path, keep: str, some: bool) -> None:
+@pytest.mark.parametrize(("keep", "count"), [("none", 0), ("exceptions", 2), ("all", WINDOWS)])
+def test_windows_are_kept_as_the_setting_says(tmp_path: Path, keep: str, count: int) -> None:
     async def body() -> None:
         async with watching(tmp_path, keep_windows=keep) as agent:
-            count = agent.store.window_count()
-            assert (count > 0) == some
-            assert (count == WINDOWS) == (keep == "all")
+            assert agent.store.window_count() == count
+
+    asyncio.run(body())
+
+
+def test_what_is_seen_pushes_out_nothing_that_was_given_to_learn_from(tmp_path: Path) -> None:
+    given = [StoredWindow(noise(100).T.copy(), 1, float(n), "train", "past") for n in range(8)]
+
+    async def body() -> None:
+        limits = StoreLimits(windows_bytes_max=20 * given[0].x.nbytes)
+        first = DeviceAgent(settings(tmp_path, store=limits))
+        first.store.add_windows(given)
+        first.store.close()
+        async with watching(tmp_path, store=limits) as agent:
+            assert agent.store.window_count("train") == 8
+            assert agent.store.window_count() == 20
+            seen = agent.store.list_windows("a", limit=6)
+            assert seen[0].start_seconds == 18  # the newest stay
 
     asyncio.run(body())
 
 
 def full(store: DeviceStore) -> None:
-    """The disk takes no more, as SQLite finds it."""
-    store._db.execute("PRAGMA max_page_count = 1")
+    """The disk takes no more: to SQLite it is as one that has gone read-only."""
+    store._db.execute("PRAGMA query_only = ON")
 
 
 def test_on_a_full_disk_it_senses_on_and_what_is_lost_is_counted(tmp_path: Path) -> None:
@@ -226,7 +242,7 @@ def test_on_a_full_disk_it_senses_on_and_what_is_lost_is_counted(tmp_path: Path)
             agent.house.keep()
             agent.forwarder.keep()
             agent.models.keep()
-            agent._labelled(msgspec.convert(("a", 0.0, 5.0, LABELS[0]), type=_label()))
+            agent._labelled(Label("a", 0.0, 5.0, LABELS[0]))  # one that came through a sensor
             with pytest.raises(StoreFull):
                 await agent.owner.pause(True)
             assert agent.forwarder.paused  # it holds all the same
@@ -240,10 +256,25 @@ def test_on_a_full_disk_it_senses_on_and_what_is_lost_is_counted(tmp_path: Path)
     asyncio.run(body())
 
 
-def _label() -> type:
-    from hedgerow.io.sensors.base import Label
+def test_what_cannot_be_kept_is_not_shared_for_a_while_and_sensing_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agents, "FULL_SECONDS", 0.01)
+    tries = []
 
-    return Label
+    async def run() -> None:
+        tries.append(1)
+        if len(tries) < 3:
+            raise StoreFull("the disk takes no more")
+        await asyncio.Event().wait()
+
+    async def body() -> None:
+        agent = DeviceAgent(settings(tmp_path), sensors=[("scripted", presses())])
+        monkeypatch.setattr(agent.sharing, "run", run)
+        async with running_agents(agent):
+            await until(lambda: agent.windows == WINDOWS and len(tries) == 3)
+
+    asyncio.run(body())
 
 
 def test_what_went_wrong_is_on_the_page_with_its_count(tmp_path: Path) -> None:

@@ -5,7 +5,12 @@ from pathlib import Path
 import pytest
 
 from hedgerow.core.errors import UsageError
-from hedgerow.serve.settings import CoordinatorSettings, DeviceSettings, load_settings
+from hedgerow.serve.settings import (
+    CoordinatorSettings,
+    DeviceSettings,
+    check_connections,
+    load_settings,
+)
 from tests.bench.processes import Command
 
 
@@ -52,6 +57,25 @@ def test_the_line_of_a_setting_amiss_is_named(tmp_path: Path) -> None:
     path.write_text("nam = 'x'\n")
     with pytest.raises(UsageError, match=r"line 1: .*`nam`"):
         load_settings(DeviceSettings, path, {}, {})
+
+
+def test_the_line_of_a_sensors_setting_amiss_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "device.toml"
+
+    def said(old: str, new: str) -> str:
+        path.write_text(SENSORS.replace('"much"', "1").replace(old, new))
+        settings = load_settings(DeviceSettings, path, {}, {})
+        with pytest.raises(UsageError) as caught:
+            check_connections(settings, path)
+        return str(caught.value)
+
+    assert "device.toml, line 9: sensor 'replay': " in said("speed = 2", "speed = 'fast'")
+    assert "line 8: " in said('wearer = "2"', 'waerer = "2"')
+    assert "line 6: sensor has kind 'reply'" in said(
+        'kind = "replay"\nwearer = "2"', 'kind = "reply"'
+    )
+    bell = '[[actuators]]\nkind = "command"\nargv = ["a"]\ntimeout_seconds = -1\n[console]'
+    assert "line 13: actuator 'command': " in said("[console]", bell)
 
 
 def test_places_in_lists_are_set_by_number(tmp_path: Path) -> None:

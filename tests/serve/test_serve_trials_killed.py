@@ -1,4 +1,7 @@
-"""Power goes at every step of a trial: one valid model decides at each instant."""
+"""Power goes at a third of all steps of a trial: one valid model decides at each instant.
+
+`SOAK_DEATHS_STEP=1`, as in `make soak`, takes every step.
+"""
 
 import json
 import os
@@ -32,7 +35,7 @@ def deaths(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 def test_it_died_everywhere_and_started_everywhere(deaths: list[dict[str, Any]]) -> None:
     *killed, last = deaths
-    assert len(killed) > 50
+    assert len(killed) > 20
     assert {one["code"] for one in killed} == {-9}
     assert last["code"] > 0
     assert {one["after"]["phase"] for one in killed} == {"", "checking", "shadow", "watched"}

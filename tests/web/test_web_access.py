@@ -148,3 +148,11 @@ def test_a_state_directory_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--state"):
         new_code(tmp_path / "none", 0.0)
     assert read_running(tmp_path / "none") is None
+
+
+def test_a_code_is_void_when_the_clock_was_set_back(
+    tmp_path: Path, access: Access, clock: Clock
+) -> None:
+    code = new_code(tmp_path, 1000.0)
+    clock.now = 990.0
+    assert access.pair(code) is None

@@ -14,6 +14,7 @@ import pytest
 from starlette.applications import Starlette
 
 from hedgerow.core.errors import UsageError
+from hedgerow.io import clock
 from hedgerow.protocol.owner import (
     GivenLabel,
     OwnerView,
@@ -250,7 +251,7 @@ def test_a_code_opens_the_door(locked: Starlette, tmp_path: Path) -> None:
     wrong = post(locked, "/api/pair", {"code": "AAAA-AAAA"})
     assert wrong.status == 403
     assert "hedgerow pair" in error(wrong)
-    paired = post(locked, "/api/pair", {"code": new_code(tmp_path, 2e9)})
+    paired = post(locked, "/api/pair", {"code": new_code(tmp_path, clock.now())})
     cookie = paired.headers["set-cookie"]
     assert cookie.startswith(cookie_name("hall 3 gateway") + "=")
     assert "HttpOnly" in cookie
@@ -263,7 +264,7 @@ def test_a_code_opens_the_door(locked: Starlette, tmp_path: Path) -> None:
 
 
 def test_a_program_brings_its_token_as_a_bearer(locked: Starlette, tmp_path: Path) -> None:
-    token = Access(tmp_path, needed=True).pair(new_code(tmp_path, 2e9))
+    token = Access(tmp_path, needed=True).pair(new_code(tmp_path, clock.now()))
     assert get(locked, "/metrics", authorization=f"Bearer {token}").status == 200
     assert get(locked, "/metrics", authorization=f"Basic {token}").status == 401
     assert get(locked, "/metrics", authorization="Bearer ").status == 401

@@ -153,15 +153,13 @@ async def _through_broker(home: Path, scene: Scene, say: Say) -> GatewayResult:
         }
         agent = Watched(_settings(home, table))
         async with _running(agent):
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                while not agent.edge.sensors[0].up and not agent.windows:
-                    await asyncio.sleep(0.1)
-                    if agent.edge.sensors[0].failures:
-                        raise HedgerowError(agent.edge.sensors[0].last_error)
-                    break
             began = clock.monotonic() + START_SECONDS
             say(f"{scene.machines} machines through Mosquitto, {total} s in real time …")
-            async with publishing(url, scene.machines, scene.rate_hz, total, began):
+            pace = scene.rate_hz / agent.edge.engine.schema.rate_hz
+            async with publishing(url, scene.machines, scene.rate_hz, total, began, pace):
+                await asyncio.sleep(START_SECONDS)
+                if agent.edge.sensors[0].failures:
+                    raise HedgerowError(agent.edge.sensors[0].last_error)
                 await _judged(agent, scene.windows(LEARN_SECONDS))
                 course = Course(scene.machines, scene.rate_hz, [])
                 course.began[1] = began + LEARN_SECONDS
@@ -179,15 +177,17 @@ async def _timed(
     cpu = meter.joules().cpu_seconds / (clock.monotonic() - began)
     resident = resident_bytes(agent.process) + agent.models.runner.status.resident_bytes
     wanted = scene.windows(first + scene.seconds)
-    with contextlib.suppress(TimeoutError):
+    with contextlib.suppress(HedgerowError):
         await _judged(agent, wanted, seconds_max=5.0)
     dropped = wanted - agent.windows
     schema = agent.edge.engine.schema
     waits = []
     for done, starts, rows in agent.done[noted:]:
-        ends = starts + schema.window / schema.rate_hz
+        ends = (starts + schema.window / schema.rate_hz) * schema.rate_hz / scene.rate_hz
         due = due_seconds(scene.machines, rows, ends) - first + course.began[1]
         waits.append(done - due[ends > first])
+    if not waits:
+        raise HedgerowError(f"no window was judged in {scene.seconds} s")
     waited = np.concatenate(waits) * 1e3
     return GatewayResult(
         machines=scene.machines,
@@ -216,9 +216,15 @@ async def _running(agent: DeviceAgent) -> Any:
 
 
 async def _judged(agent: Watched, windows: int, seconds_max: float = PATIENCE_SECONDS) -> None:
-    async with asyncio.timeout(seconds_max):
-        while agent.windows < windows:
-            await asyncio.sleep(0.01)
+    try:
+        async with asyncio.timeout(seconds_max):
+            while agent.windows < windows:
+                await asyncio.sleep(0.01)
+    except TimeoutError as error:
+        raise HedgerowError(
+            f"{agent.windows} of {windows} windows were judged in {seconds_max:g} s; give it fewer "
+            "machines or a lower rate"
+        ) from error
 
 
 def _settings(home: Path, *sensors: dict[str, Any]) -> DeviceSettings:

@@ -1,7 +1,7 @@
 """Vibrating machines for `hedgerow bench gateway`: synthetic, in this process or over MQTT.
 
-Run as a program it is the machines' side of a broker: URL, machines, rate, seconds, and when, on
-the monotonic clock, the first second began.
+Run as a program it is the machines' side of a broker: URL, machines, rate, seconds, when, on the
+monotonic clock, the first second began, and the rate over that of the model's input.
 """
 
 from __future__ import annotations
@@ -65,7 +65,10 @@ def due_seconds(
 
 
 class Course:
-    """Phases of (seconds of data, speed); each begins when `go` says so."""
+    """Phases of (seconds of data, speed); each begins when `go` says so.
+
+    Machines that give more samples a second than the model's input has are as many times quicker.
+    """
 
     def __init__(self, machines: int, rate_hz: float, phases: Sequence[tuple[int, float]]) -> None:
         self.machines, self.rate_hz, self.phases = machines, rate_hz, phases
@@ -79,6 +82,7 @@ class Course:
     async def blocks(self, around: Surroundings) -> AsyncGenerator[Sequence[Block], None]:
         """Each block when its last sample was taken; at infinite speed at once."""
         pool, second = vibration(self.rate_hz), 0
+        pace = self.rate_hz / around.rate_hz
         for number, (seconds, speed) in enumerate(self.phases):
             await self._gates[number].wait()
             began = self.began[number] = around.monotonic()
@@ -86,8 +90,9 @@ class Course:
                 for tick, machines in enumerate(shares(self.machines)):
                     due = began + (passed + (tick + 1) / TICKS) / speed
                     await around.sleep(max(0.0, due - around.monotonic()))
+                    start = (second + tick / TICKS) * pace
                     yield [
-                        Block(f"machine {i}", second + tick / TICKS, pool[(i + second) % POOL])
+                        Block(f"machine {i}", start, pool[(i + second) % POOL])
                         for i in machines.tolist()
                     ]
                 second += 1
@@ -144,12 +149,12 @@ async def _listening(port: int) -> None:
 
 @contextlib.asynccontextmanager
 async def publishing(
-    url: str, machines: int, rate_hz: float, seconds: int, began: float
+    url: str, machines: int, rate_hz: float, seconds: int, began: float, pace: float
 ) -> AsyncIterator[None]:
     """The machines of a broker, in a process of their own."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "hedgerow.bench.gateway_machines", url),
-        *map(str, (machines, rate_hz, seconds, began)),
+        *map(str, (machines, rate_hz, seconds, began, pace)),
         preexec_fn=ends_with_parent(),
     )
     try:
@@ -160,7 +165,9 @@ async def publishing(
         await process.wait()
 
 
-async def publish(url: str, machines: int, rate_hz: float, seconds: int, began: float) -> None:
+async def publish(
+    url: str, machines: int, rate_hz: float, seconds: int, began: float, pace: float
+) -> None:
     """Send every machine's block of each second when its last sample was taken."""
     from hedgerow.io.mqtt.broker import Broker
     from hedgerow.io.mqtt.connection import Connection
@@ -171,7 +178,7 @@ async def publish(url: str, machines: int, rate_hz: float, seconds: int, began: 
             for tick, share in enumerate(shares(machines)):
                 due = began + second + (tick + 1) / TICKS
                 await asyncio.sleep(max(0.0, due - clock.monotonic()))
-                stamp = struct.pack("<d", second + tick / TICKS)
+                stamp = struct.pack("<d", (second + tick / TICKS) * pace)
                 for i in share.tolist():
                     topic = TOPIC.replace("{stream}", f"machine {i}")
                     connection.publish(
@@ -183,6 +190,10 @@ async def publish(url: str, machines: int, rate_hz: float, seconds: int, began: 
 
 
 if __name__ == "__main__":
-    _, broker_url, count, rate, length, start = sys.argv
+    _, broker_url, count, rate, length, start, quicker = sys.argv
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(publish(broker_url, int(count), float(rate), int(length), float(start)))
+        asyncio.run(
+            publish(
+                *(broker_url, int(count), float(rate), int(length)), float(start), float(quicker)
+            )
+        )

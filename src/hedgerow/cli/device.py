@@ -35,7 +35,12 @@ def command(
     """Run one device agent."""
     from hedgerow.io.supervise import Supervisor
     from hedgerow.serve.agent import DeviceAgent
-    from hedgerow.serve.settings import DeviceSettings, environment, load_settings
+    from hedgerow.serve.settings import (
+        DeviceSettings,
+        check_connections,
+        environment,
+        load_settings,
+    )
 
     start_logging(verbose)
     flags = flags_of((), state=state, name=name, join=join)
@@ -43,6 +48,7 @@ def command(
         flags["sensors"] = [{"kind": "replay", "wearer": wearer}]
     flags |= flags_of(pairs)  # after the sensor they may say more of
     settings = load_settings(DeviceSettings, config, environment(), flags)
+    check_connections(settings, config)
 
     async def work(stop: asyncio.Event) -> None:
         agent = DeviceAgent(settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, TextIO
@@ -22,6 +23,7 @@ _PRIORITIES: Final = {
 }
 """syslog(3) priorities, which sd-daemon(3) reads from the front of a line."""
 
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _OF_EVERY_RECORD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
@@ -36,7 +38,7 @@ def log_formatter(
         return JsonLines()
     if _is_journal(stream, environment):
         return JournalLines("%(name)s: %(message)s")
-    return logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    return PlainLines("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
 class JsonLines(logging.Formatter):
@@ -57,7 +59,15 @@ class JsonLines(logging.Formatter):
         return msgspec.json.encode(fields | extras, enc_hook=str, order="deterministic").decode()
 
 
-class JournalLines(logging.Formatter):
+class PlainLines(logging.Formatter):
+    """For people: what came from elsewhere cannot steer the terminal that shows it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One record, without control characters but ends of lines and tabs."""
+        return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", super().format(record))
+
+
+class JournalLines(PlainLines):
     """A priority in front of each line, so that `journalctl -p warning` finds it."""
 
     def format(self, record: logging.LogRecord) -> str:

@@ -108,7 +108,8 @@ def left_behind(directory: Path) -> dict[str, Any]:
 def lines_of(view: OwnerView, url: str) -> list[str]:
     """The view in a dozen lines."""
     streams, model, sharing, sent = view.streams, view.model, view.sharing, view.sent
-    states = {"need a look": streams.alert, "changed": streams.drift, "silent": streams.quiet}
+    look = "needs a look" if streams.alert == 1 else "need a look"
+    states = {look: streams.alert, "changed": streams.drift, "silent": streams.quiet}
     states |= {"learning": streams.learning, "as usual": streams.fine}
     told = ", ".join(f"{count:,} {state}" for state, count in states.items() if count)
     shared = "in no fleet"

@@ -40,7 +40,7 @@ def to_fixed(values: Vector, weight: float) -> Fixed:
     with np.errstate(invalid="ignore"):  # a signalling NaN would warn; it is refused below
         scaled = values.astype(np.float64)
     scaled *= weight
-    top = float(np.max(np.abs(scaled), initial=0.0))  # NaN and infinity survive max()
+    top = float(np.maximum.reduce(np.abs(scaled), initial=0.0))  # NaN and infinity survive
     if not np.isfinite(top):
         raise PeerError("not_finite", "the update holds NaN or infinity; wanted finite numbers")
     if top > MAGNITUDE_MAX:

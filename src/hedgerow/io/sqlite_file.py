@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -59,13 +60,23 @@ def open_or_begin_anew(
     except sqlite3.OperationalError as error:
         raise UsageError(f"cannot open the store {path}: {error}") from error
     except sqlite3.DatabaseError as error:
-        aside = path.with_name(path.name + ".damaged")
-        log.error("the store %s is damaged (%s): moved to %s, begun anew", path, error, aside)
-    for companion in _COMPANIONS:
-        source = path.with_name(path.name + companion)
+        to = aside(path)
+        log.error("the store %s is damaged (%s): moved to %s, begun anew", path, error, to)
+    for source, target in zip(files_of(path), files_of(to), strict=True):
+        target.unlink(missing_ok=True)  # of one that was put aside before
         if source.exists():
-            source.replace(aside.with_name(aside.name + companion))
-    return _open(path, schema, version, migrations), aside
+            source.replace(target)
+    return _open(path, schema, version, migrations), to
+
+
+def aside(path: Path) -> Path:
+    """Where a damaged database is moved to."""
+    return path.with_name(path.name + ".damaged")
+
+
+def files_of(path: Path) -> list[Path]:
+    """A database and what SQLite puts beside it."""
+    return [path.with_name(path.name + companion) for companion in _COMPANIONS]
 
 
 def open_to_read(path: Path, version: int) -> sqlite3.Connection:
@@ -117,6 +128,9 @@ def _open(
         for old in range(layout, version) if layout > 0 else ():
             log.info("the store %s goes from layout %d to %d", path, old, old + 1)
             db.executescript(f"BEGIN; {migrations[old]} PRAGMA user_version = {old + 1}; COMMIT;")
+        # What was deleted before a loss of power may still stand in the journal.
+        with contextlib.suppress(sqlite3.OperationalError):  # a full disk has no room for that
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     except BaseException:
         db.close()
         raise

@@ -14,9 +14,8 @@ the journal: after a crash the shell restores the open round and replays the str
 same function, so nothing that had arrived is asked for again.
 """
 
+import math
 from types import ModuleType
-
-import numpy as np
 
 from hedgerow.core.errors import PeerError, ProtocolBug
 from hedgerow.protocol import buffered, rounds
@@ -65,6 +64,8 @@ def step(
     match event:
         case Received(device, message):
             effects = _received(state, device, message, now)
+        case TimerFired(name):
+            effects = _mode(state).timer(state, name, now)
         case Refused(device, reason):
             effects = _refused(state, device, reason)
         case Joined(device, name):
@@ -74,8 +75,6 @@ def step(
             effects = _enrolment(state, device, name)
         case Started():
             effects = _started(state, now)
-        case TimerFired(name):
-            effects = _mode(state).timer(state, name, now)
         case Aggregated():
             effects = _aggregated(state, event, now)
     return state, effects
@@ -124,7 +123,7 @@ def _received(
             told: list[Effect] = [Tell("declined", {"device": device, "reason": reason})]
             return [*told, *_mode(state).mark(state, device, number, "declined", now)]
         case Report():
-            if not np.isfinite([message.confidence, *message.metrics.values()]).all():
+            if not all(map(math.isfinite, (message.confidence, *message.metrics.values()))):
                 return _refused(state, device, "not_finite")
             member.report = message
             return [Tell("report", {"device": device})]

@@ -1,6 +1,6 @@
 """An update as a term of the sum, or the reason why it cannot be one."""
 
-import numpy as np
+import math
 
 from hedgerow.algorithms.selection import last_layer
 from hedgerow.core.errors import PeerError
@@ -23,13 +23,13 @@ def count_in(
     """
     if update.samples < 1:
         raise PeerError("no_samples", "an update over no samples; wanted at least one")
-    if not np.isfinite(list(update.metrics.values())).all():
+    if not all(map(math.isfinite, update.metrics.values())):
         raise PeerError("not_finite", "a metric is not finite")
     if update.codec >= len(state.codecs):
         raise PeerError("wrong_codec", f"codec {update.codec} came, {len(state.codecs)} are known")
     codec, seed = state.codecs[update.codec], round_seed(state, update.round)
     vectors = state.shape.form(update.group).decode(update.payloads, codec, seed, device)
-    loss = update.metrics.get("loss", np.nan)
+    loss = update.metrics.get("loss", math.nan)
     term, weight = state.shape.term_of(vectors, update.figures, update.samples, staleness, loss)
     if state.policy.wants_rewards and len(vectors[0]) == state.parameters:
         layer = vectors[0][last_layer(state.layout)]

@@ -101,6 +101,8 @@ def _handle(state: DeviceState, event: Event, now: float) -> list[Effect]:
     match event:
         case Received(message):
             return _received(state, message, now)
+        case TimerFired(name):
+            return _timer(state, name, now)
         case LinkUp() | LinkDown():
             state.online = isinstance(event, LinkUp)
             return _check_in(state, now) if state.online else [CancelTimer("check_in")]
@@ -120,8 +122,6 @@ def _handle(state: DeviceState, event: Event, now: float) -> list[Effect]:
             return [SendNote(note)] if state.online and not state.sharing_paused else []
         case PauseSharing(paused):
             return _pause(state, paused, now)
-        case TimerFired(name):
-            return _timer(state, name, now)
 
 
 def _received(state: DeviceState, message: FromCoordinator, now: float) -> list[Effect]:
@@ -296,7 +296,7 @@ def _check_in(state: DeviceState, now: float) -> list[Effect]:
         model_version=state.model.version,
         samples=state.samples,
         name=state.name,
-        pending=sorted(round_of(post_id) for post_id in state.unacknowledged)[:64],
+        pending=sorted(map(round_of, state.unacknowledged))[:64],
         training=0 if state.offer is None else state.offer.round,
         battery=facts.battery,
         on_power=facts.on_power,

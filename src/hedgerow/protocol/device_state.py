@@ -49,40 +49,34 @@ class DeviceState:
 # Events -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class LinkUp:
+class LinkUp(msgspec.Struct, frozen=True):
     """The coordinator can be reached."""
 
 
-@dataclass(frozen=True, slots=True)
-class LinkDown:
+class LinkDown(msgspec.Struct, frozen=True):
     """The coordinator cannot be reached."""
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(msgspec.Struct, frozen=True):
     """A message came, authenticated and decoded."""
 
     message: FromCoordinator
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(msgspec.Struct, frozen=True):
     """The model of this hash is here."""
 
     hash: str
 
 
-@dataclass(frozen=True, slots=True)
-class FetchFailed:
+class FetchFailed(msgspec.Struct, frozen=True):
     """The model of this hash could not be brought."""
 
     hash: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Trained:
+class Trained(msgspec.Struct, frozen=True):
     """Training for this round ended: what the update is to hold."""
 
     round: int
@@ -94,56 +88,48 @@ class Trained:
     codec: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingFailed:
+class TrainingFailed(msgspec.Struct, frozen=True):
     """Training for this round could not be done."""
 
     round: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Personalised:
+class Personalised(msgspec.Struct, frozen=True):
     """Fine-tuning ended."""
 
 
-@dataclass(frozen=True, slots=True)
-class SamplesChanged:
+class SamplesChanged(msgspec.Struct, frozen=True):
     """So many training windows are in the store now."""
 
     samples: int
 
 
-@dataclass(frozen=True, slots=True)
-class FactsChanged:
+class FactsChanged(msgspec.Struct, frozen=True):
     """Power, link and age of the data are as these say now."""
 
     facts: Facts
 
 
-@dataclass(frozen=True, slots=True)
-class Reported:
+class Reported(msgspec.Struct, frozen=True):
     """The application has something to report."""
 
     report: Report
 
 
-@dataclass(frozen=True, slots=True)
-class TrialChanged:
+class TrialChanged(msgspec.Struct, frozen=True):
     """The trial of a release came a step further, or the coordinator asked how it goes."""
 
     news: Trial
 
 
-@dataclass(frozen=True, slots=True)
-class PauseSharing:
+class PauseSharing(msgspec.Struct, frozen=True):
     """The owner pauses sharing, or resumes it."""
 
     paused: bool
 
 
-@dataclass(frozen=True, slots=True)
-class TimerFired:
+class TimerFired(msgspec.Struct, frozen=True):
     """A timer ran out."""
 
     name: str

@@ -1,34 +1,32 @@
 """What machines ask of the world. Shells carry these out in the order they come."""
 
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from hedgerow.core.fixed import Fixed
 from hedgerow.core.schema import LocalPlan
 from hedgerow.wire.messages import FromCoordinator, FromDevice, ModelRef, Offer, Patches
 
 
-@dataclass(frozen=True, slots=True)
-class SetTimer:
+class SetTimer(msgspec.Struct, frozen=True):
     """Wake the machine with `TimerFired(name)` at `at_seconds`; replaces the timer of that name."""
 
     name: str
     at_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class CancelTimer:
+class CancelTimer(msgspec.Struct, frozen=True):
     """Forget the timer of that name, if there is one."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Tell:
+class Tell(msgspec.Struct, frozen=True):
     """Something worth showing or logging happened. Never needed for correctness."""
 
     what: str
-    fields: dict[str, Any] = field(default_factory=dict)
+    fields: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 # A device's ---------------------------------------------------------------------------------------
@@ -38,30 +36,26 @@ COUNTED = ("counted", "duplicate")
 """Outcomes of an update that is in a sum."""
 
 
-@dataclass(frozen=True, slots=True)
-class SendNote:
+class SendNote(msgspec.Struct, frozen=True):
     """Send if there is a link; a lost note is made good by a timer."""
 
     message: FromDevice
 
 
-@dataclass(frozen=True, slots=True)
-class Post:
+class Post(msgspec.Struct, frozen=True):
     """Put into the durable outbox under `id`, then send; again and again until `Forget(id)`."""
 
     id: str
     message: FromDevice
 
 
-@dataclass(frozen=True, slots=True)
-class Resend:
+class Resend(msgspec.Struct, frozen=True):
     """Send what stands in the outbox under `id` once more."""
 
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Forget:
+class Forget(msgspec.Struct, frozen=True):
     """Delete `id` from the outbox: it was acknowledged, with that outcome.
 
     `COUNTED` outcomes are of updates that are in a sum. Of any other, what the device kept for its
@@ -72,8 +66,7 @@ class Forget:
     outcome: str
 
 
-@dataclass(frozen=True, slots=True)
-class Fetch:
+class Fetch(msgspec.Struct, frozen=True):
     """Bring this model here, then say `Fetched` or `FetchFailed`.
 
     `patches` lead to it from the installed model; if what they make is not what the hash names, or
@@ -84,53 +77,46 @@ class Fetch:
     patches: Patches | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Install:
+class Install(msgspec.Struct, frozen=True):
     """Use this model, which was fetched, for inference from now on, and remember that durably."""
 
     model: ModelRef
 
 
-@dataclass(frozen=True, slots=True)
-class Train:
+class Train(msgspec.Struct, frozen=True):
     """Train for this offer from its model, which was fetched; then `Trained`/`TrainingFailed`."""
 
     offer: Offer
 
 
-@dataclass(frozen=True, slots=True)
-class Personalise:
+class Personalise(msgspec.Struct, frozen=True):
     """Fine-tune the installed model for this device alone; then `Personalised`."""
 
     model: ModelRef
 
 
-@dataclass(frozen=True, slots=True)
-class StopTraining:
+class StopTraining(msgspec.Struct, frozen=True):
     """Stop the training or personalising in progress; nothing is said of it any more."""
 
 
 # A coordinator's ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Admit:
+class Admit(msgspec.Struct, frozen=True):
     """Keep the device durably, issue its credential, and answer `enrolled`."""
 
     device: str
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class TurnAway:
+class TurnAway(msgspec.Struct, frozen=True):
     """Answer `not_enrolled` with the reason."""
 
     device: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class SaveRound:
+class SaveRound(msgspec.Struct, frozen=True):
     """Keep durably that this round is open, for whom, and from which model; begin empty sums.
 
     Without rounds it follows `Aggregate` of the one before, for nobody in particular: then its
@@ -144,23 +130,20 @@ class SaveRound:
     plan: LocalPlan
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(msgspec.Struct, frozen=True):
     """Send to one device."""
 
     device: str
     message: FromCoordinator
 
 
-@dataclass(frozen=True, slots=True)
-class Broadcast:
+class Broadcast(msgspec.Struct, frozen=True):
     """Send to every device."""
 
     message: FromCoordinator
 
 
-@dataclass(frozen=True, slots=True)
-class CountIn:
+class CountIn(msgspec.Struct, frozen=True):
     """Add an update, already weighted and in fixed point, to the sum of its group in the round."""
 
     round: int
@@ -170,8 +153,7 @@ class CountIn:
     group: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Aggregate:
+class Aggregate(msgspec.Struct, frozen=True):
     """Close the round: mean, server half, new model; then, once it can be fetched, `Aggregated`.
 
     The model, the end of the round and, for each device in `settled`, the last round whose update
@@ -183,8 +165,7 @@ class Aggregate:
     settled: tuple[tuple[str, int], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class AbandonRound:
+class AbandonRound(msgspec.Struct, frozen=True):
     """Keep durably that the round ended without a model; drop its sum."""
 
     round: int

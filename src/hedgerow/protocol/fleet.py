@@ -241,52 +241,45 @@ class CoordinatorState:
 # Events -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(msgspec.Struct, frozen=True):
     """The shell is up; everything saved was restored and the journal was replayed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Joined:
+class Joined(msgspec.Struct, frozen=True):
     """A device was enrolled, or its enrolment was read back."""
 
     device: str
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class EnrolmentAsked:
+class EnrolmentAsked(msgspec.Struct, frozen=True):
     """A device that holds the join credential asks to come in, in a message it signed."""
 
     device: str
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(msgspec.Struct, frozen=True):
     """A message came from `device`, authenticated and decoded."""
 
     device: str
     message: FromDevice
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True):
     """Something came from `device` that is no message: `reason` as `PeerError` gives it."""
 
     device: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class TimerFired:
+class TimerFired(msgspec.Struct, frozen=True):
     """A timer ran out."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Aggregated:
+class Aggregated(msgspec.Struct, frozen=True):
     """The round's model can be fetched, and so can `patch`, which leads to it from the last one."""
 
     round: int

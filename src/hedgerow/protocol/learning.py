@@ -8,7 +8,9 @@ download. All of it is pure; any shell, or engine, calls it with updates in any 
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +28,7 @@ from hedgerow.model.widths import Submodel
 from hedgerow.seal.codec import Codec, decode, encode_with_residual
 
 
+@functools.lru_cache(maxsize=4096)
 def seed_of(seed: int, *names: str | int) -> int:
     """A seed of its own for every name, from 0 to 2⁵³; both ends derive the same one."""
     text = "\x1f".join([str(seed), *map(str, names)])
@@ -158,7 +161,7 @@ class Shape:
         wanted = self.algorithm.figures
         if len(figures) != len(wanted):
             raise PeerError("wrong_shape", f"{len(figures)} figures came, wanted {wanted}")
-        if not np.isfinite(figures).all():
+        if not all(map(math.isfinite, figures)):
             raise PeerError("not_finite", "a figure is not finite")
         if any(abs(figure) > FIGURE_MAX for figure in figures):
             raise PeerError("out_of_range", f"a figure is beyond {FIGURE_MAX:.0f}: {figures}")

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
-import numpy as np
 
 from hedgerow.core.errors import PeerError
 from hedgerow.core.layout import Layout, Vector
@@ -30,7 +29,7 @@ def make_patch(
     size, parts = layout.shared_size, []
     rows, shapes = held.reshape(-1, size).copy(), _shapes(layout)
     for index, row in enumerate(wanted.reshape(-1, size)):
-        if np.array_equal(row, rows[index]):
+        if (row == rows[index]).all():
             parts.append(b"")
             continue
         data, rows[index] = seal.make_patch(

@@ -273,6 +273,8 @@ def _fail(state: TrialState, attempt: Attempt, reason: str, why: str, now: float
 
 
 def _recalled(state: TrialState, release: int, why: str, now: float) -> list[Effect]:
+    if release == 0:  # what the owner offered, or the device learned, is not the fleet's to recall
+        return []
     standing = state.standing
     attempt, previous = standing.attempt, standing.previous
     if standing.waiting is not None and standing.waiting.release == release:

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from hedgerow.seal.stage import Reader, Symbols, bad
 
 GOLDEN = (1 + math.sqrt(5)) / 2
+FEW = 48
+"""Up to so many positions a loop is quicker than arrays; the bytes are the same."""
 
 
 def pack(symbols: Symbols, bits: int) -> bytes:
@@ -50,7 +52,7 @@ def unpack(data: memoryview, count: int, bits: int) -> Symbols:
     if bits == 8:
         return flat
     spare = 8 * len(flat) - count * bits
-    if spare and int(flat[-1]) & ((1 << spare) - 1):
+    if spare and data[-1] & ((1 << spare) - 1):
         raise bad("bits stand behind the last symbol")
     if bits == 4:
         both = np.empty(2 * len(flat), np.uint8)
@@ -64,6 +66,7 @@ def unpack(data: memoryview, count: int, bits: int) -> Symbols:
     return np.packbits(wide)
 
 
+@functools.lru_cache(maxsize=1024)
 def golomb_parameter(count: int, size: int) -> int:
     """b* for `count` positions out of `size`."""
     if count <= 0 or count >= size:
@@ -86,6 +89,8 @@ def pack_positions(positions: NDArray[np.int64], size: int) -> bytes:
     if count == 0:
         return b""
     parameter = golomb_parameter(count, size)
+    if count <= FEW:
+        return _pack_few(positions.tolist(), parameter)
     gaps = positions.copy()
     gaps[1:] -= positions[:-1] + 1
     places = np.arange(parameter - 1, -1, -1)
@@ -94,6 +99,23 @@ def pack_positions(positions: NDArray[np.int64], size: int) -> bytes:
     unary = np.zeros(int(ends[-1]), np.uint8)
     unary[ends - 1] = 1
     return remainders.tobytes() + np.packbits(unary).tobytes()
+
+
+def _pack_few(positions: list[int], parameter: int) -> bytes:
+    """`pack_positions` on two whole numbers: the remainders and the quotients."""
+    low = high = length = 0
+    before, mask = -1, (1 << parameter) - 1
+    for position in positions:
+        gap, before = position - before - 1, position
+        low = low << parameter | gap & mask
+        steps = (gap >> parameter) + 1
+        high, length = high << steps | 1, length + steps
+    return _whole_bytes(low, len(positions) * parameter) + _whole_bytes(high, length)
+
+
+def _whole_bytes(number: int, bits: int) -> bytes:
+    """A number of so many bits, the highest first, zeros behind the last."""
+    return (number << -bits % 8).to_bytes((bits + 7) // 8, "big")
 
 
 @functools.lru_cache(maxsize=64)
@@ -111,6 +133,8 @@ def unpack_positions(reader: Reader, count: int, size: int) -> NDArray[np.int64]
     if count == 0:
         return np.zeros(0, np.int64)
     parameter = golomb_parameter(count, size)
+    if count <= FEW:
+        return _unpack_few(reader, count, size, parameter)
     spare = -count * parameter % 8
     flat = np.frombuffer(reader.take(packed_bytes(count, parameter)), np.uint8)
     if spare and int(flat[-1]) & ((1 << spare) - 1):
@@ -133,3 +157,30 @@ def unpack_positions(reader: Reader, count: int, size: int) -> NDArray[np.int64]
     if positions[-1] >= size:
         raise bad(f"position {positions[-1]} came, the vector has {size}")
     return positions
+
+
+def _unpack_few(reader: Reader, count: int, size: int, parameter: int) -> NDArray[np.int64]:
+    """`unpack_positions` on two whole numbers: the remainders and the quotients."""
+    spare = -count * parameter % 8
+    remainders = int.from_bytes(reader.take(packed_bytes(count, parameter)), "big")
+    if remainders & ((1 << spare) - 1):
+        raise bad("bits stand behind the last remainder")
+    remainders >>= spare
+    ahead = reader.peek((count + (size >> parameter) + 7) // 8)
+    unary = f"{int.from_bytes(ahead, 'big'):0{8 * len(ahead)}b}"
+    *runs, rest = unary.split("1", count)
+    if len(runs) < count:
+        raise bad(f"{count} positions were wanted, {len(runs)} came")
+    position, positions = -1, []
+    mask, shift = (1 << parameter) - 1, count * parameter
+    for zeros in runs:
+        shift -= parameter
+        position += 1 + (len(zeros) << parameter) + (remainders >> shift & mask)
+        positions.append(position)
+    end = len(unary) - len(rest) - 1
+    quotients = reader.take(end // 8 + 1)
+    if quotients[-1] & ((1 << (7 - end % 8)) - 1):
+        raise bad("bits stand behind the last quotient")
+    if position >= size:
+        raise bad(f"position {position} came, the vector has {size}")
+    return np.array(positions, np.int64)

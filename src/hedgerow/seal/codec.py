@@ -11,7 +11,9 @@ that both ends can work out do not travel.
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+import functools
+from collections.abc import Callable
+from typing import Annotated, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
@@ -25,7 +27,7 @@ from hedgerow.seal.float16 import Float16
 from hedgerow.seal.low_rank import LowRank
 from hedgerow.seal.quantise import Quantise
 from hedgerow.seal.random_k import RandomK
-from hedgerow.seal.stage import Plain, Quantiser, Reader, Setting, Shapes, Shrinker, bad
+from hedgerow.seal.stage import Plain, Quantiser, Reader, Setting, Shapes, Shrinker, Symbols, bad
 from hedgerow.seal.ternary import Ternary
 from hedgerow.seal.topk import TopK
 
@@ -49,19 +51,7 @@ class Codec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     carry: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
 
     def __post_init__(self) -> None:
-        ranks = [_rank(stage) for stage in self.stages]
-        names = [str(stage.__struct_config__.tag) for stage in self.stages]
-        if ranks != sorted(ranks) or ranks.count(1) > 1 or ranks.count(2) > 1:
-            raise UsageError(f"a codec has the stages {names}; wanted {ORDER}")
-        if 2 in ranks and 1 not in ranks:
-            raise UsageError(
-                f"a codec has the stages {names}; entropy wants one before it that quantises"
-            )
-        shorten = [stage for stage in self.stages if isinstance(stage, Shrinker)]
-        if any(isinstance(stage, LowRank) for stage in shorten[1:]):
-            raise UsageError(
-                f"a codec has the stages {names}; low_rank needs whole tensors, so put it first"
-            )
+        _check_order(self.stages)
 
     @property
     def shrinkers(self) -> tuple[Shrinker, ...]:
@@ -83,29 +73,84 @@ class Codec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return last if isinstance(last, Entropy) else None
 
 
+class _Ways(NamedTuple):
+    """A codec taken apart: once for all its vectors."""
+
+    shrinkers: tuple[Shrinker, ...]
+    quantiser: Quantiser
+    bits: int
+    entropy: Entropy | None
+
+
+@functools.lru_cache(maxsize=256)
+def _ways(codec: Codec) -> _Ways:
+    quantiser = codec.quantiser
+    return _Ways(codec.shrinkers, quantiser, quantiser.symbol_bits, codec.entropy)
+
+
 def encode(codec: Codec, vector: Vector, seed: int, shapes: Shapes = ()) -> bytes:
     """A vector `[n]` as bytes. `seed` and `shapes` must be the other end's too.
 
     Raises:
         UsageError: the vector is empty or holds NaN or infinity, or `low_rank` got no shapes.
     """
-    if vector.ndim != 1 or not len(vector) or not np.isfinite(vector).all():
+    return _encode(codec, vector, seed, shapes)[0]
+
+
+def round_trip(
+    codec: Codec, vector: Vector, seed: int, shapes: Shapes = ()
+) -> tuple[bytes, Vector]:
+    """A vector as bytes, and what `decode` makes of them, without reading them again.
+
+    Raises:
+        UsageError: as `encode` does.
+        PeerError: what comes out holds NaN or infinity (`bad_payload`).
+    """
+    data, short = _encode(codec, vector, seed, shapes)
+    return data, _restored(short)
+
+
+class _Short(NamedTuple):
+    """A vector between its bytes and itself: quantised, and the ways back of what shortened it."""
+
+    quantiser: Quantiser
+    head: memoryview
+    symbols: Symbols
+    size: int
+    setting: Setting
+    restores: list[Callable[[Vector], Vector]]
+
+
+def _encode(codec: Codec, vector: Vector, seed: int, shapes: Shapes) -> tuple[bytes, _Short]:
+    if vector.ndim != 1 or not len(vector) or not _finite(vector):
         raise UsageError(
             f"a vector of shape {vector.shape} was to be encoded; wanted one dimension, at least "
             "one element, all finite"
         )
+    shrinkers, quantiser, bits, entropy = _ways(codec)
     setting = Setting(seed, shapes, codec.feedback)
     vector = np.ascontiguousarray(vector, np.float32)
-    parts: list[bytes] = []
+    parts, restores = [], []
     with np.errstate(all="ignore"):
-        for stage in codec.shrinkers:
-            vector, side = stage.shrink(vector, setting)
-            parts.append(side)
-        quantiser = codec.quantiser
+        for stage in shrinkers:
+            shrunk = stage.shrink(vector, setting)
+            vector = shrunk.short
+            parts.append(shrunk.side)
+            restores.append(shrunk.restore)
         head, symbols = quantiser.quantise(vector, setting)
-    bits = quantiser.symbol_bits
-    body = codec.entropy.encode(symbols, bits) if codec.entropy else pack(symbols, bits)
-    return b"".join([*parts, head, body])
+    body = entropy.encode(symbols, bits) if entropy else pack(symbols, bits)
+    short = _Short(quantiser, memoryview(head), symbols, len(vector), setting, restores)
+    return b"".join([*parts, head, body]), short
+
+
+def _restored(short: _Short) -> Vector:
+    with np.errstate(all="ignore"):  # hostile scales overflow; that is refused below
+        vector = short.quantiser.restore(short.head, short.symbols, short.size, short.setting)
+        for restore in reversed(short.restores):
+            vector = restore(vector)
+    if not _finite(vector):
+        raise bad("the vector holds NaN or infinity")
+    return vector
 
 
 def decode(codec: Codec, data: bytes, size: int, seed: int, shapes: Shapes = ()) -> Vector:
@@ -116,29 +161,24 @@ def decode(codec: Codec, data: bytes, size: int, seed: int, shapes: Shapes = ())
     Raises:
         PeerError: `data` is not what `encode` makes of such a vector (`bad_payload`).
     """
+    shrinkers, quantiser, bits, entropy = _ways(codec)
     setting = Setting(seed, shapes, codec.feedback)
     reader = Reader(data)
     opened = []
     left = size
-    for stage in codec.shrinkers:
+    for stage in shrinkers:
         opened.append(stage.open(reader, left, setting))
         left = opened[-1].size
-    quantiser = codec.quantiser
     head = reader.take(quantiser.head_bytes)
-    count, bits = quantiser.symbols(left), quantiser.symbol_bits
-    if codec.entropy:
-        symbols = codec.entropy.decode(reader, count, bits)
+    count = quantiser.symbols(left)
+    if entropy:
+        symbols = entropy.decode(reader, count, bits)
     else:
         symbols = unpack(reader.take(packed_bytes(count, bits)), count, bits)
     if len(reader):
         raise bad(f"{len(reader)} bytes stand behind the end")
-    with np.errstate(all="ignore"):  # hostile scales overflow; that is refused below
-        vector = quantiser.restore(head, symbols, left, setting)
-        for stage_opened in reversed(opened):
-            vector = stage_opened.restore(vector)
-    if not np.isfinite(vector).all():
-        raise bad("the vector holds NaN or infinity")
-    return vector
+    restores = [stage_opened.restore for stage_opened in opened]
+    return _restored(_Short(quantiser, head, symbols, left, setting, restores))
 
 
 def encode_with_residual(
@@ -151,8 +191,8 @@ def encode_with_residual(
     if not codec.feedback:
         return encode(codec, vector, seed, shapes), np.zeros_like(vector)
     wanted = vector + residual
-    data = encode(codec, wanted, seed, shapes)
-    lost = wanted - decode(codec, data, len(wanted), seed, shapes)
+    data, seen = round_trip(codec, wanted, seed, shapes)
+    lost = wanted - seen
     return data, lost * np.float32(codec.carry)
 
 
@@ -176,6 +216,28 @@ def summary(codec: Codec) -> str:
     if codec.feedback:
         words.append("feedback" if codec.carry == 1.0 else f"feedback carry={codec.carry}")
     return ", ".join(words) or "float32"
+
+
+def _finite(vector: Vector) -> bool:
+    return bool(np.logical_and.reduce(np.isfinite(vector)))
+
+
+@functools.lru_cache(maxsize=256)
+def _check_order(stages: tuple[AnyStage, ...]) -> None:
+    """Every offer holds codecs, and most hold the same ones: those are looked at once."""
+    ranks = [_rank(stage) for stage in stages]
+    names = [str(stage.__struct_config__.tag) for stage in stages]
+    if ranks != sorted(ranks) or ranks.count(1) > 1 or ranks.count(2) > 1:
+        raise UsageError(f"a codec has the stages {names}; wanted {ORDER}")
+    if 2 in ranks and 1 not in ranks:
+        raise UsageError(
+            f"a codec has the stages {names}; entropy wants one before it that quantises"
+        )
+    shorten = [stage for stage in stages if isinstance(stage, Shrinker)]
+    if any(isinstance(stage, LowRank) for stage in shorten[1:]):
+        raise UsageError(
+            f"a codec has the stages {names}; low_rank needs whole tensors, so put it first"
+        )
 
 
 def _rank(stage: AnyStage) -> int:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from hedgerow.core.errors import UsageError
 from hedgerow.core.layout import Vector
-from hedgerow.seal.stage import Opened, Reader, Setting, Shapes, Shrinker
+from hedgerow.seal.stage import Opened, Reader, Setting, Shapes, Shrinker, Shrunk
 
 TURNS = 2
 
@@ -27,7 +27,7 @@ class LowRank(Shrinker, frozen=True, tag="low_rank"):
 
     rank: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
 
-    def shrink(self, vector: Vector, setting: Setting) -> tuple[Vector, bytes]:
+    def shrink(self, vector: Vector, setting: Setting) -> Shrunk:
         """Left factors by columns, right factors by columns, tensor after tensor."""
         parts: list[Vector] = []
         start = 0
@@ -40,7 +40,8 @@ class LowRank(Shrinker, frozen=True, tag="low_rank"):
             words = setting.raw(f"low_rank {index}", rank * columns)
             left, right = factors(tensor.reshape(rows, columns), rank, words)
             parts += [left.T.reshape(-1), right.T.reshape(-1)]
-        return np.concatenate(parts), b""
+        opened = self.open(Reader(b""), len(vector), setting)
+        return Shrunk(np.concatenate(parts), b"", opened.restore)
 
     def open(self, reader: Reader, size: int, setting: Setting) -> Opened:
         """Multiplies out, one column of each factor at a time."""

@@ -9,7 +9,7 @@ the server's copy.
 
 from hedgerow.core.errors import UsageError
 from hedgerow.core.layout import Vector
-from hedgerow.seal.codec import Codec, decode, encode
+from hedgerow.seal.codec import Codec, decode, round_trip
 from hedgerow.seal.stage import Shapes
 
 
@@ -23,8 +23,8 @@ def make_patch(
     """
     if held.shape != wanted.shape:
         raise UsageError(f"a patch from shape {held.shape} to {wanted.shape} was asked for")
-    data = encode(codec, wanted - held, seed, shapes)
-    return data, apply_patch(codec, held, data, seed, shapes)
+    data, step = round_trip(codec, wanted - held, seed, shapes)
+    return data, held + step
 
 
 def apply_patch(codec: Codec, held: Vector, data: bytes, seed: int, shapes: Shapes = ()) -> Vector:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hedgerow.core.layout import Vector
-from hedgerow.seal.stage import Opened, Reader, Setting, Shapes, Shrinker
+from hedgerow.seal.stage import Opened, Reader, Setting, Shapes, Shrinker, Shrunk, among_zeros
 
 
 class RandomK(Shrinker, frozen=True, tag="random_k"):
@@ -26,22 +26,17 @@ class RandomK(Shrinker, frozen=True, tag="random_k"):
         """How many of `size` elements travel."""
         return min(size, max(1, round(self.share * size)))
 
-    def shrink(self, vector: Vector, setting: Setting) -> tuple[Vector, bytes]:
+    def shrink(self, vector: Vector, setting: Setting) -> Shrunk:
         """The chosen values, scaled; nothing beside them."""
         chosen = self._chosen(len(vector), setting)
         factor = 1.0 if setting.carried else len(vector) / max(len(chosen), 1)
-        return vector[chosen] * np.float32(factor), b""
+        short = vector[chosen] * np.float32(factor)
+        return Shrunk(short, b"", among_zeros(chosen, len(vector)))
 
     def open(self, reader: Reader, size: int, setting: Setting) -> Opened:
         """Puts the values back among zeros."""
         chosen = self._chosen(size, setting)
-
-        def restore(short: Vector) -> Vector:
-            out = np.zeros(size, np.float32)
-            out[chosen] = short
-            return out
-
-        return Opened(len(chosen), restore)
+        return Opened(len(chosen), among_zeros(chosen, size))
 
     def estimate(self, size: int, shapes: Shapes) -> tuple[int, float]:
         """Values only."""

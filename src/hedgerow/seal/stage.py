@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import msgspec
 import numpy as np
@@ -24,10 +23,11 @@ from hedgerow.core.streams import stream
 Symbols = NDArray[np.uint8]
 Shapes = Sequence[tuple[int, ...]]
 VARINT_BYTES_MAX = 5
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+_SCALE = struct.Struct("<f")
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(msgspec.Struct, frozen=True):
     """What both ends know without being told.
 
     `seed` is shared by both ends and differs from message to message; `shapes` are the tensors of
@@ -53,10 +53,10 @@ class Reader:
     """Bytes from the other side, taken from the front and never beyond their end."""
 
     def __init__(self, data: bytes) -> None:
-        self._data = memoryview(data)
+        self._data, self._at = memoryview(data), 0
 
     def __len__(self) -> int:
-        return len(self._data)
+        return len(self._data) - self._at
 
     def take(self, count: int) -> memoryview:
         """The next `count` bytes.
@@ -64,14 +64,15 @@ class Reader:
         Raises:
             PeerError: there are fewer (`bad_payload`).
         """
-        if count > len(self._data):
-            raise bad(f"{count} more bytes were wanted, {len(self._data)} were left")
-        part, self._data = self._data[:count], self._data[count:]
-        return part
+        start, end = self._at, self._at + count
+        if end > len(self._data):
+            raise bad(f"{count} more bytes were wanted, {len(self)} were left")
+        self._at = end
+        return self._data[start:end]
 
     def peek(self, count: int) -> memoryview:
         """Up to `count` of the next bytes, without taking them."""
-        return self._data[:count]
+        return self._data[self._at : self._at + count]
 
     def count(self, most: int) -> int:
         """A number from 0 to `most`, as `varint` wrote it."""
@@ -86,11 +87,20 @@ class Reader:
         raise bad(f"a count was wanted, at most {most}")
 
 
-@dataclass(frozen=True)
-class Opened:
+class Opened(msgspec.Struct, frozen=True):
     """What a shrinker found in the bytes: the size of the short vector, and the way back."""
 
     size: int
+    restore: Callable[[Vector], Vector]
+
+
+class Shrunk(msgspec.Struct, frozen=True):
+    """What a shrinker made: the short vector, what the other end needs besides, and the way back
+    that the other end will find in it.
+    """
+
+    short: Vector
+    side: bytes
     restore: Callable[[Vector], Vector]
 
 
@@ -99,8 +109,8 @@ class Shrinker(
 ):
     """A vector into a shorter vector and bytes beside it."""
 
-    def shrink(self, vector: Vector, setting: Setting) -> tuple[Vector, bytes]:
-        """The short vector, and what the other end needs besides."""
+    def shrink(self, vector: Vector, setting: Setting) -> Shrunk:
+        """The short vector, what the other end needs besides, and the way back."""
         raise NotImplementedError
 
     def open(self, reader: Reader, size: int, setting: Setting) -> Opened:
@@ -166,6 +176,17 @@ class Plain(Quantiser, frozen=True, tag="float32"):
         return symbols.view("<f4").astype(np.float32)
 
 
+def among_zeros(positions: NDArray[np.int64], size: int) -> Callable[[Vector], Vector]:
+    """The way back of a stage that leaves elements out: each at its position, the rest zero."""
+
+    def restore(short: Vector) -> Vector:
+        out = np.zeros(size, np.float32)
+        out[positions] = short
+        return out
+
+    return restore
+
+
 def bad(detail: str) -> PeerError:
     """The error for a payload that cannot be what an encoder made."""
     return PeerError("bad_payload", detail)
@@ -188,7 +209,7 @@ def varint_size(value: int) -> int:
 
 def pack_scale(value: float) -> bytes:
     """A norm or step as four bytes; what float32 cannot hold becomes its largest number."""
-    return struct.pack("<f", min(value, float(np.finfo(np.float32).max)))
+    return _SCALE.pack(min(value, _FLOAT32_MAX))
 
 
 def unpack_scale(head: memoryview) -> np.float32:
@@ -197,7 +218,7 @@ def unpack_scale(head: memoryview) -> np.float32:
     Raises:
         PeerError: it is negative or not finite (`bad_payload`).
     """
-    (value,) = struct.unpack("<f", head)
+    (value,) = _SCALE.unpack(head)
     if not 0 <= value < math.inf:
         raise bad(f"a scale of {value} came, wanted a finite one from 0 up")
     return np.float32(value)

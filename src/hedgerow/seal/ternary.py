@@ -21,10 +21,10 @@ class Ternary(Quantiser, frozen=True, tag="ternary"):
 
     def quantise(self, vector: Vector, setting: Setting) -> tuple[bytes, Symbols]:
         """μ, and which are positive."""
-        mean = float(np.mean(np.abs(vector), dtype=np.float64)) if len(vector) else 0.0
-        return pack_scale(mean), (vector > 0).astype(np.uint8)
+        total = float(np.add.reduce(np.abs(vector), dtype=np.float64))
+        return pack_scale(total / max(len(vector), 1)), (vector > 0).view(np.uint8)
 
     def restore(self, head: memoryview, symbols: Symbols, size: int, setting: Setting) -> Vector:
         """±μ."""
-        mean = unpack_scale(head)
-        return np.array([-mean, mean], np.float32)[symbols]
+        mean = float(unpack_scale(head))
+        return np.array((-mean, mean), np.float32).take(symbols)

@@ -14,7 +14,17 @@ import numpy as np
 
 from hedgerow.core.layout import Vector
 from hedgerow.seal.bits import golomb_bits, pack_positions, unpack_positions
-from hedgerow.seal.stage import Opened, Reader, Setting, Shapes, Shrinker, varint, varint_size
+from hedgerow.seal.stage import (
+    Opened,
+    Reader,
+    Setting,
+    Shapes,
+    Shrinker,
+    Shrunk,
+    among_zeros,
+    varint,
+    varint_size,
+)
 
 
 class TopK(Shrinker, frozen=True, tag="topk"):
@@ -26,26 +36,21 @@ class TopK(Shrinker, frozen=True, tag="topk"):
         """How many of `size` elements may travel."""
         return min(size, max(1, round(self.share * size)))
 
-    def shrink(self, vector: Vector, setting: Setting) -> tuple[Vector, bytes]:
+    def shrink(self, vector: Vector, setting: Setting) -> Shrunk:
         """The values in order of their positions; count and positions beside them."""
         count = self.most(len(vector))
         size = np.abs(vector)
-        positions = np.argpartition(size, len(vector) - count)[len(vector) - count :]
-        positions = np.sort(positions[size[positions] > 0]).astype(np.int64)
+        largest = size.argpartition(len(vector) - count)[len(vector) - count :]
+        positions = largest[size[largest] > 0].astype(np.int64, copy=False)
+        positions.sort()
         side = varint(len(positions)) + pack_positions(positions, len(vector))
-        return vector[positions], side
+        return Shrunk(vector[positions], side, among_zeros(positions, len(vector)))
 
     def open(self, reader: Reader, size: int, setting: Setting) -> Opened:
         """Puts the values back among zeros."""
         count = reader.count(self.most(size))
         positions = unpack_positions(reader, count, size)
-
-        def restore(short: Vector) -> Vector:
-            out = np.zeros(size, np.float32)
-            out[positions] = short
-            return out
-
-        return Opened(count, restore)
+        return Opened(count, among_zeros(positions, size))
 
     def estimate(self, size: int, shapes: Shapes) -> tuple[int, float]:
         """Golomb's code of a random mask."""

@@ -41,6 +41,8 @@ PRESENT_SECONDS = 60.0
 TRUTH_MAX = 256
 """Windows of one period that models on trial are asked about again."""
 KEEP_SECONDS = 600.0
+READY_SECONDS = 10.0
+"""Streams whose normal has just become known are kept this soon."""
 TYPICAL_LEAST, TYPICAL_MOST = 64, 128
 
 Told = Callable[[str, dict[str, Any]], None]
@@ -168,9 +170,18 @@ class Models:
         self.trials.offer(Candidate(None, learned.weights, name, "site", learned.why))
 
     async def _keep_normal(self) -> None:
+        kept, ready = self._around.monotonic(), self._ready()
         while True:
-            await asyncio.sleep(KEEP_SECONDS)
-            self.keep()
+            await asyncio.sleep(READY_SECONDS)
+            now, known = self._around.monotonic(), self._ready()
+            if known > ready or now - kept >= KEEP_SECONDS:
+                self.keep()
+                kept = now
+            ready = known
+
+    def _ready(self) -> int:
+        scorer = self._edge.engine.scorer if self._edge is not None else None
+        return 0 if scorer is None else int(scorer.ready.sum())
 
     async def close(self) -> None:
         """End trials and the model's process."""
@@ -219,6 +230,7 @@ class Models:
             engine.scorer.relearn(np.array([known.row]))
         else:
             engine.scorer.tune(known.row, *self.site.evidence(known.row))
+        self.keep()  # what its owner said holds through a loss of power
         return count
 
     def truth(self, stream: str, start: float, end: float, label: int) -> None:

@@ -219,7 +219,7 @@ class AgentOwner:
         before, since = self._used
         if now - since >= SHARE_SECONDS:
             self._used, self._share = (used, now), (used - before) / (now - since)
-        dropped = {f"{one.kind} (actuator)": one.dropped for one in agent.edge.actuators}
+        dropped = {f"{one.name} (actuator)": one.dropped for one in agent.edge.actuators}
         engine = agent.edge.engine
         dropped |= {
             "no model answered": agent.edge.unanswered,
@@ -305,12 +305,13 @@ def _touched(found: stored.Forgotten) -> seen.Touched:
 
 
 def _health(one: Health, role: str) -> seen.SensorView:
+    silent = "it has ended" if one.count else "nothing came yet"
     return seen.SensorView(
-        name=one.kind,
+        name=one.name,
         kind=one.kind,
         role="actuator" if role == "actuator" else "sensor",
         up=one.up,
-        why=one.last_error,
+        why=one.last_error or ("" if one.up else silent),
         failures=one.failures,
         count=one.count,
     )

@@ -272,8 +272,8 @@ class Releases:
             note = self._directory / RECALL
             if note.exists():
                 text = note.read_text(errors="replace")[:200].strip()
-                note.unlink()
                 self.recall(text or "the operator took it back")
+                note.unlink()  # only now is it kept: a loss of power must not lose a recall
             await asyncio.sleep(POLL_SECONDS)
 
     async def _take(self, path: Path) -> None:

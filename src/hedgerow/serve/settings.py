@@ -22,6 +22,7 @@ from hedgerow.core.errors import UsageError
 from hedgerow.core.schema import LocalPlan
 from hedgerow.decide.anomaly import AnomalySettings
 from hedgerow.decide.drift import DriftSettings
+from hedgerow.io import plugins
 from hedgerow.io.device_store import StoreLimits
 from hedgerow.io.egress import EgressLimits
 from hedgerow.io.energy import EnergySettings
@@ -238,6 +239,31 @@ def line_of(text: str, error: str) -> str:
             if len(here) == len(wanted):
                 break
     return f", line {best}" if wanted and best else ""
+
+
+def line_within(text: str, table: str, error: str) -> str:
+    """As `line_of`, for an error that names its place within a table such as `sensors[1]`."""
+    found, unknown = _PLACE.search(error), _UNKNOWN.search(error)
+    inner = f".{found[1]}" if found else ""
+    return line_of(text, f"{unknown[0] if unknown else ''} at `$.{table}{inner}`")
+
+
+def check_connections(settings: DeviceSettings, path: Path | None) -> None:
+    """See that each sensor and actuator has settings of its kind; `path`: the file they are from.
+
+    Raises:
+        UsageError: one does not; says which, and in which line.
+    """
+    text, _ = _read(path)
+    source = str(path) if path is not None else "flags and environment"
+    for what, tables in (("sensors", settings.sensors), ("actuators", settings.actuators)):
+        make = plugins.sensor if what == "sensors" else plugins.actuator
+        for number, table in enumerate(tables):
+            try:
+                make(table)
+            except UsageError as error:
+                place = line_within(text, f"{what}[{number}]", str(error))
+                raise UsageError(f"settings from {source}{place}: {error}") from error
 
 
 def environment() -> Mapping[str, str]:

@@ -12,6 +12,7 @@ import numpy as np
 from hedgerow.decide.notice import Notice
 from hedgerow.io import clock
 from hedgerow.io.device_store import UNLABELLED, StoredWindow
+from hedgerow.io.device_store.windows import SEEN
 from hedgerow.protocol.board import Board
 from hedgerow.protocol.measures import Family, Histogram, by_label, counter
 from hedgerow.protocol.owner import Event, Signal
@@ -101,7 +102,7 @@ class Watching:
         if window.quality.usable and (self._keep_windows == "all" or self._worth(cut)):
             self.windows_to_keep.append(
                 StoredWindow(
-                    *(window.samples.copy(), UNLABELLED, window.start_seconds, "seen"),
+                    *(window.samples.copy(), UNLABELLED, window.start_seconds, SEEN),
                     *(cut.stream.name, cut.stream.window_seconds),
                 )
             )

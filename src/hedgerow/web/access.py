@@ -84,7 +84,9 @@ class Access:
         if not path.exists():
             return None
         kept = _code(path)
-        if kept is None or kept.tries >= TRIES_MAX or self._now() > kept.expires_seconds:
+        # More than ten minutes to go: the clock was set back meanwhile.
+        left = -1.0 if kept is None else kept.expires_seconds - self._now()
+        if kept is None or kept.tries >= TRIES_MAX or not 0.0 <= left <= CODE_SECONDS:
             path.unlink(missing_ok=True)
             return None
         if not hmac.compare_digest(_hash(plain_code(code)), kept.hash):

@@ -66,7 +66,11 @@ class Door:
             wanted = await posted(request, _Pairing)
         except Refused as refused:
             return refused.answer()
-        token = self.access.pair(wanted.code)
+        try:
+            token = self.access.pair(wanted.code)
+        except (UsageError, OSError) as fault:  # others may read the files, or the disk is full
+            log.error("nobody is paired: %s", fault)
+            token = None
         if token is None:
             error = "that code is not valid; ask the device for a new one: hedgerow pair"
             return JSONResponse({"error": error}, 403)

@@ -11,6 +11,7 @@ from pathlib import Path
 import uvicorn
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from hedgerow.core.errors import UsageError
 
@@ -19,6 +20,12 @@ LISTENERS_MAX = 32
 
 EVENT_SECONDS = 0.2
 KEEP_ALIVE_SECONDS = 15.0
+CONNECTIONS_MAX = 4 * LISTENERS_MAX
+"""Further ones are closed at once: each takes a file of a process that needs some itself."""
+
+REQUEST_SECONDS_MAX = 10.0
+"""Whoever connects has so long to send the head of a request."""
+
 SEND_SECONDS_MAX = 30.0
 """A listener that takes in nothing for this long loses its place."""
 
@@ -54,7 +61,8 @@ async def serve(
         log_config=None,
         access_log=False,
         server_header=False,
-        limit_concurrency=4 * LISTENERS_MAX,
+        http=_Bounded,
+        limit_concurrency=CONNECTIONS_MAX,
         timeout_graceful_shutdown=STOP_SECONDS_MAX,
         ssl_certfile=certificate,
         ssl_keyfile=key,
@@ -165,6 +173,23 @@ class EventStream:
                 told_at = now
             await asyncio.wait(ends, timeout=EVENT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class _Bounded(H11Protocol):
+    """HTTP for whoever can reach the port: few connections, and none that says nothing."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A connection came."""
+        super().connection_made(transport)
+        if len(self.connections) > CONNECTIONS_MAX:
+            transport.close()
+        else:
+            self.loop.call_later(REQUEST_SECONDS_MAX, self._end_of_patience)
+
+    def _end_of_patience(self) -> None:
+        asked: object = self.cycle  # None until the head of a request is here
+        if asked is None and not self.transport.is_closing():
+            self.transport.close()
 
 
 class _Server(uvicorn.Server):

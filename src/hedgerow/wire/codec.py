@@ -100,15 +100,16 @@ def _lean(message: Message) -> Message:
 
     An offer is mostly plan, algorithm and codecs, and those are mostly defaults.
     """
-    if not isinstance(message, Offer | Published) or (
-        isinstance(message, Published) and message.patches is None
-    ):
-        return message
     fields: dict[str, Any] = {}
-    if isinstance(message, Offer):
+    if type(message) is Published:
+        if message.patches is None:
+            return message
+    elif type(message) is Offer:
         fields["plan"] = _raw(message.plan)
         fields["algorithm"] = _raw(message.algorithm)
         fields["codecs"] = tuple(map(_raw, message.codecs))
+    else:
+        return message
     if message.patches is not None:
         codec: Any = _raw(message.patches.codec)
         fields["patches"] = msgspec.structs.replace(message.patches, codec=codec)

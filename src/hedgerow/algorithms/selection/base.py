@@ -155,11 +155,15 @@ _id = operator.attrgetter("id")
 
 def _known(most: float, *told: Sequence[float | None]) -> Floats:
     """The first of several columns that holds a finite number, from 0 to `most`; NaN if none."""
-    result = np.full(len(told[0]), np.nan)
-    for column in told:
-        values = np.array(column, np.float64)  # None becomes NaN
-        result = np.where(np.isnan(result) & np.isfinite(values), values, result)
-    return np.asarray(np.clip(result, 0, most), np.float64)
+    result: Floats = np.array(told[0], np.float64)  # None becomes NaN
+    unknown = ~np.isfinite(result)
+    for column in told[1:]:
+        if not unknown.any():
+            break
+        result[unknown] = np.array(column, np.float64)[unknown]
+        unknown = ~np.isfinite(result)
+    result[unknown] = np.nan
+    return np.minimum(np.maximum(result, 0.0), most)
 
 
 # Policies -----------------------------------------------------------------------------------------

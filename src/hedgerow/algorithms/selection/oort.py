@@ -66,14 +66,14 @@ class Oort(Policy, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="o
     def scores(self, pool: Pool) -> Floats:
         """The utility of each, `[N]`; every loss must be known."""
         utility = utility_of(pool.samples, pool.loss_squared)
-        utility = np.minimum(utility, np.quantile(utility, self.clip, method="inverted_cdf"))
+        utility = np.minimum(utility, _quantile(utility, self.clip))
         least, span = utility.min(), np.ptp(utility)
         normal = (utility - least) / span if span > 0 else np.ones(len(pool))
         score = normal + np.sqrt(0.1 * math.log(max(pool.round, 1)) / np.maximum(pool.last, 1))
         timed = pool.seconds[~np.isnan(pool.seconds)]
         if len(timed):
             patience = self.quantile if pool.memory.quantile is None else pool.memory.quantile
-            wanted = np.quantile(timed, patience, method="inverted_cdf")
+            wanted = _quantile(timed, patience)
             slow = pool.seconds > wanted  # False where it is unknown
             score[slow] *= (wanted / pool.seconds[slow]) ** self.slow_power
         return np.asarray(score, np.float64)
@@ -99,6 +99,12 @@ class Oort(Policy, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="o
 def utility_of(samples: Floats, loss_squared: Floats) -> Floats:
     """Samples times the root of the mean squared loss, `[N]`."""
     return np.asarray(samples * np.sqrt(loss_squared), np.float64)
+
+
+def _quantile(values: Floats, share: float) -> float:
+    """The least of the values that so large a share does not exceed (the inverted distribution)."""
+    place = max(math.ceil(len(values) * share - 1), 0)
+    return float(np.partition(values, place)[place])
 
 
 def _squared(loss: float | None, loss_squared: float | None) -> float | None:

@@ -75,7 +75,7 @@ class Command(Actuator, frozen=True, kw_only=True, forbid_unknown_fields=True):
                         digest=hashlib.sha256(given).digest(),
                     )
                     if failure:
-                        _log.warning("%s for %s: %s", program, notice.stream, failure)
+                        _log.warning("%s for %r: %s", program, notice.stream, failure)
                 return started
 
         async def act(notices: Sequence[Notice]) -> None:

@@ -278,7 +278,7 @@ class _State(msgspec.Struct):
 
 def _metrics(notice: Notice) -> list[Metric]:
     """The metrics of a device, always all and in this order."""
-    when = round(notice.time_seconds * 1000)
+    when = max(0, round(notice.time_seconds * 1000))
 
     def number(value: float) -> float | None:
         return value if math.isfinite(value) else None

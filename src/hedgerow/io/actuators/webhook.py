@@ -28,6 +28,7 @@ from hedgerow.core.errors import UsageError
 from hedgerow.decide.notice import Notice
 from hedgerow.io.actuators.base import Act, Actuator, ActuatorDown
 from hedgerow.io.secret import named_secret
+from hedgerow.io.sensors.base import SECONDS_MAX
 from hedgerow.io.surroundings import Surroundings
 
 NOTICES_MAX: Final = 256
@@ -149,7 +150,8 @@ class Webhook(Actuator, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 def body_of(device: str, notices: Sequence[Notice]) -> bytes:
     """The JSON that is posted: `type`, `timestamp` (of the last notice, ISO 8601) and `data`."""
-    when = datetime.fromtimestamp(notices[-1].time_seconds, UTC)
+    last = notices[-1].time_seconds  # a sensor's clock may say anything
+    when = datetime.fromtimestamp(last if 0.0 <= last <= SECONDS_MAX else 0.0, UTC)
     return msgspec.json.encode(
         {
             "type": "hedgerow.notices",

@@ -177,10 +177,24 @@ class DeviceStore(Windows, Notices, Outbox, Facts):
     def erase(self) -> Forgotten:
         """Overwrite all windows, notices, given labels and waiting events.
 
-        Facts and models stay: who the device is, which fleet it is in, what it infers with.
+        Facts and models stay: who the device is, which fleet it is in, what it infers with. A
+        damaged predecessor that was put aside goes too: it holds windows as well.
         """
-        return self.forget(-math.inf, math.inf)
+        erased = self.forget(-math.inf, math.inf)
+        for aside in sqlite_file.files_of(sqlite_file.aside(self.path)):
+            aside.unlink(missing_ok=True)
+        return erased
 
     def _empty_journal(self) -> None:
-        """Move all of the journal into the file, so that no copy of what was deleted is in it."""
-        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        """Move all of the journal into the file, so that no copy of what was deleted is in it.
+
+        Where somebody reads it meanwhile or the disk is full, the next start does it.
+        """
+        try:
+            busy, _, _ = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.OperationalError:
+            busy = 1
+        if busy:
+            log.warning(
+                "what was deleted stays in the journal of %s until the next start", self.path
+            )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,8 +17,7 @@ ROW_BYTES: Final = 100
 """What a row of the outbox or a notice costs beside its text and its body, about."""
 
 
-@dataclass(frozen=True)
-class StoreLimits:
+class StoreLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Caps of one device's store. Windows and blobs count their payload; a message and a notice
     their body, their names and `ROW_BYTES`. Ages go by the store's own clock (`io.timeline`).
     """

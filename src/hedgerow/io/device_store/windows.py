@@ -24,6 +24,8 @@ from hedgerow.io.device_store.rows import (
 log = logging.getLogger(__name__)
 
 GIVEN_LABELS_MAX: Final = 10_000
+SEEN: Final = "seen"
+"""The purpose of windows that were kept as they came by."""
 _COUNT: Final = "SELECT COUNT(*) FROM windows"
 _ROW: Final = "id, stream, start, seconds, label, purpose"
 _TOUCHED: Final = "start < ? AND (start + seconds > ? OR start >= ?) AND (? = '' OR stream = ?)"
@@ -33,7 +35,8 @@ class Windows(Database):
     """The windows of a device's store."""
 
     def add_windows(self, windows: Sequence[StoredWindow], now: float = 0.0) -> int:
-        """Append; how many. First the oldest beyond the byte cap go, and those past the age cap.
+        """Append; how many. First the oldest beyond the byte cap go, of the purpose `SEEN` before
+        any other, and those past the age cap.
 
         Windows of another shape than those kept push all of those out: the model that could read
         them is gone. Evictions are counted under `window_shape`, `window_full`, `window_expired`;
@@ -55,13 +58,22 @@ class Windows(Database):
         self._take_shape(shape)
         self._expire_windows()
         rows_max = self.limits.windows_bytes_max // max(1, windows[0].x.nbytes)
-        kept = windows[max(0, len(windows) - rows_max) :]
+        most = rows_max
+        if self.window_count() + len(windows) > most and windows[0].purpose == SEEN:
+            most = max(0, most - self.window_count() + self.window_count(SEEN))
+        kept = windows[max(0, len(windows) - most) :]
         # Room is made first: what is deleted is overwritten, and by this it is so for nothing.
         excess = max(0, self.window_count() + len(kept) - rows_max)
         if excess:
+            # What was seen comes again; what was given to learn from, or held out, does not.
+            gone = self._db.execute(
+                "DELETE FROM windows WHERE id IN "
+                "(SELECT id FROM windows WHERE purpose = ? ORDER BY id LIMIT ?)",
+                (SEEN, excess),
+            ).rowcount
             self._db.execute(
                 "DELETE FROM windows WHERE id IN (SELECT id FROM windows ORDER BY id LIMIT ?)",
-                (excess,),
+                (excess - gone,),
             )
         self._count_drops("window_full", excess + len(windows) - len(kept))
         added = self._timeline.seconds()

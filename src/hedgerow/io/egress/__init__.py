@@ -17,9 +17,10 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from hedgerow.core.errors import HedgerowError, UsageError
 from hedgerow.io import clock
@@ -46,8 +47,7 @@ SIGN_SECONDS: Final = 1.0
 ERASED: Final = "its owner erased what was before"
 
 
-@dataclass(frozen=True)
-class EgressLimits:
+class EgressLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The record keeps the newest files, together at most `bytes_max`; sums stay for ever."""
 
     bytes_max: int = 32 * 2**20

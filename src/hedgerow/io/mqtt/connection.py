@@ -309,7 +309,9 @@ class Connection:
         self, _client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any
     ) -> None:
         self._pause()
-        self._post(self._down, f"connection lost: {reason}")
+        why = str(reason)  # "Unspecified error": it broke without a word from the broker
+        lost = "connection lost" if why == "Unspecified error" else f"connection lost: {why}"
+        self._post(self._down, lost)
 
     def _failed(self, error: Exception) -> None:
         self._pause()

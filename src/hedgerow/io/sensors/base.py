@@ -16,7 +16,7 @@ by an entry point in the group `hedgerow.sensors`, whose name is the `kind` in t
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
@@ -27,6 +27,13 @@ from hedgerow.io.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from hedgerow.io.data import Recording
+
+
+STREAM_BYTES_MAX: Final = 256
+"""A stream's name where it comes from the network: it becomes a topic, a label, a key."""
+
+SECONDS_MAX: Final = 253_402_300_799.0
+"""The end of the year 9999, the last that everybody who is told of a time can write down."""
 
 
 class Block(NamedTuple):
@@ -61,6 +68,16 @@ class Gone(NamedTuple):
 
 
 Reading: TypeAlias = Block | Label | Gone
+
+
+def is_moment(seconds: float) -> bool:
+    """Whether a time that came from the network can be one: from 1970 to 9999."""
+    return 0.0 <= seconds <= SECONDS_MAX
+
+
+def is_stream(name: str) -> bool:
+    """Whether what came from the network can name a stream."""
+    return 0 < len(name.encode(errors="replace")) <= STREAM_BYTES_MAX
 
 
 class SensorDown(HedgerowError):

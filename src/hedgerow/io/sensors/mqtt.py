@@ -25,7 +25,7 @@ from hedgerow.io.mqtt.broker import Broker
 from hedgerow.io.mqtt.client import role_of
 from hedgerow.io.mqtt.connection import BrokerDown, Connection, Message
 from hedgerow.io.mqtt.topics import Topics
-from hedgerow.io.sensors.base import Label, Reading, Sensor, SensorDown
+from hedgerow.io.sensors.base import Label, Reading, Sensor, SensorDown, is_moment, is_stream
 from hedgerow.io.sensors.payloads import Decoder, JsonDecoder, RawDecoder, RawLayout, SenmlDecoder
 from hedgerow.io.sensors.timeline import Timeline
 from hedgerow.io.surroundings import Surroundings
@@ -175,6 +175,10 @@ class Intake:
             count = len(given.samples)
             begin = given.time_seconds
             name = given.stream if not self._named else stream
+            if not is_moment(begin):
+                raise PeerError("time", f"{begin:g} s is no moment from 1970 to 9999")
+            if not is_stream(name):
+                raise PeerError("streams", f"{name[:64]!r}… is too long a name of a stream")
             if given.steady:
                 if not given.stamped or self._settings.time_of == "last":
                     begin -= (count - 1) / rate
@@ -188,7 +192,7 @@ class Intake:
         if now - self._logged_seconds >= LOG_EVERY_SECONDS:
             self._logged_seconds = now
             log.warning(
-                "left out a message of %s: %s: %s; so far %s",
+                "left out a message of %r: %s: %s; so far %s",
                 topic,
                 reason,
                 detail,
@@ -203,6 +207,7 @@ def _label(stream: str, payload: bytes) -> Label:
         raise PeerError("label", f"{error}; wanted label, start and end") from None
     if (
         not -math.inf < given.start < given.end < math.inf
+        or not is_stream(stream)
         or not 0 < len(given.label) <= LABEL_CHARACTERS_MAX
     ):
         raise PeerError("label", "wanted a label, and start (Unix seconds) before end")

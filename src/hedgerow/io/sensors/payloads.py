@@ -19,6 +19,7 @@ from hedgerow.io.sensors.timeline import blocks_of
 
 PAYLOAD_BYTES_MAX: Final = 4 * 2**20
 """Of JSON and SenML, which grow a lot when they are read."""
+_NUMBERS: Final = frozenset({int, float, type(None)})
 UNITS: Final = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 DTYPES: Final = {
     "float32": "<f4",
@@ -196,6 +197,9 @@ def _table(columns: Sequence[Any]) -> NDArray[np.float32]:
     """Samples `[n, channels]` of columns that are each a number or an array of n numbers."""
     made = []
     for column in columns:
+        # Of one long text among many short ones NumPy makes as many long ones.
+        if isinstance(column, list) and not _NUMBERS.issuperset(map(type, column)):
+            raise PeerError("values", "a channel holds something else than numbers")
         try:
             # Booleans and texts that look like numbers are neither: NumPy would take them.
             array = np.asarray(column)

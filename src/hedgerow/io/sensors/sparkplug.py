@@ -25,7 +25,15 @@ from hedgerow.core.errors import UsageError
 from hedgerow.io.mqtt.broker import Broker
 from hedgerow.io.mqtt.client import role_of
 from hedgerow.io.mqtt.connection import BrokerDown, Connection, Message, Will
-from hedgerow.io.sensors.base import Block, Gone, Reading, Sensor, SensorDown
+from hedgerow.io.sensors.base import (
+    Block,
+    Gone,
+    Reading,
+    Sensor,
+    SensorDown,
+    is_moment,
+    is_stream,
+)
 from hedgerow.io.sensors.grid import Held
 from hedgerow.io.sensors.timeline import Timeline, blocks_of
 from hedgerow.io.sparkplug import topics
@@ -163,7 +171,7 @@ class Intake:
             return self._data(event, now)
         if isinstance(event, Died):
             return self._died(event, now)
-        self._log("asking %s/%s for a rebirth: %s", event.group, event.node, event.reason)
+        self._log("asking %r for a rebirth: %s", (event.group, event.node), event.reason)
         topic, payload = Host.rebirth(event.group, event.node, round(now * 1000))
         connection.publish(topic, payload, kind="command", purpose="rebirth wanted")
         return []
@@ -193,10 +201,11 @@ class Intake:
         key = (event.group, event.node, event.device)
         stream = self._streams.get(key)
         if stream is None:
-            if len(self._streams) >= self._settings.streams_max:
+            made = self._new(key)
+            if len(self._streams) >= self._settings.streams_max or not is_stream(made.name):
                 self.host.dropped["streams"] += 1
                 return []
-            stream = self._streams[key] = self._new(key)
+            stream = self._streams[key] = made
         usual = now if event.timestamp_ms is None else event.timestamp_ms / 1000
         blocks = self._blocks(stream, mapped, usual)
         stream.spoke = stream.spoke or bool(blocks)
@@ -214,6 +223,9 @@ class Intake:
         arrays, past, latest = [], [], -math.inf
         for metric in metrics:
             seconds = usual if metric.timestamp_ms is None else metric.timestamp_ms / 1000
+            if not is_moment(seconds):
+                self.host.dropped["time"] += 1
+                continue
             if isinstance(metric.value, list):
                 arrays.append((metric, seconds))
                 continue

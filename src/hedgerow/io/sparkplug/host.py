@@ -25,6 +25,8 @@ SEQUENCE: Final = 256
 REORDER_MESSAGES_MAX: Final = 32
 REORDER_SECONDS: Final = 2.0
 REBIRTH_SECONDS_MIN: Final = 5.0
+REBIRTHS_A_SECOND_MAX: Final = 100
+"""Of all nodes: whoever publishes under made-up names would have us publish as much."""
 NODES_MAX: Final = 10_000
 DEVICES_MAX: Final = 10_000
 NAMES_MAX: Final = 200_000
@@ -101,6 +103,7 @@ class Host:
         self.dropped: Counter[str] = Counter()
         self._nodes: dict[tuple[str, str], _Node] = {}
         self._waiting: set[tuple[str, str]] = set()
+        self._asked_since, self._asked = -math.inf, 0
         self.held = 0
         """Names and aliases of all nodes."""
         self._unasked: dict[tuple[str, str], str] = {}
@@ -186,7 +189,9 @@ class Host:
                 del node.aliases[alias]
         self._hold(node, -len(gone) - len(node.names.pop(device, ())))
         names = {metric.name: metric.datatype for metric in payload.metrics}
-        aliases = {one.alias: (device, one.name) for one in payload.metrics if one.alias is not None}
+        aliases = {
+            one.alias: (device, one.name) for one in payload.metrics if one.alias is not None
+        }
         self._hold(node, len(names) + len(aliases))
         node.names[device] = names
         node.aliases |= aliases
@@ -279,10 +284,14 @@ class Host:
         return self._ask(key, node, reason, now)
 
     def _ask(self, key: tuple[str, str], node: _Node, reason: str, now: float) -> list[Event]:
-        if now - node.asked_seconds < REBIRTH_SECONDS_MIN:
+        if now - self._asked_since >= 1.0:
+            self._asked_since, self._asked = now, 0
+        soon = now - node.asked_seconds < REBIRTH_SECONDS_MIN
+        if soon or self._asked >= REBIRTHS_A_SECOND_MAX:
             self._unasked[key] = reason
             return []
         node.asked_seconds = now
+        self._asked += 1
         return [AskRebirth(*key, reason)]
 
 

@@ -15,7 +15,7 @@ from hedgerow.io.device_store import DeviceStore
 from hedgerow.io.energy import EnergyMeter
 from hedgerow.serve.doctor.finding import Finding, bad, good, odd
 from hedgerow.serve.joining import JoinFile, kept_enrolment
-from hedgerow.serve.settings import DeviceSettings, line_of
+from hedgerow.serve.settings import DeviceSettings, line_within
 
 REACH_SECONDS_MAX = 3.0
 PACKAGES: Mapping[str, tuple[str, str]] = {
@@ -43,10 +43,10 @@ def things(what: str, tables: Sequence[Mapping[str, Any]], config: str) -> Itera
     for number, table in enumerate(tables):
         kind = str(table.get("kind"))
         name = f"{what} {number + 1} ({kind})"
-        place = line_of(config, f"at `$.{what}[{number}]`").removeprefix(", ")
         try:
             make(table)
         except HedgerowError as error:
+            place = line_within(config, f"{what}[{number}]", str(error)).removeprefix(", ")
             yield bad(name, f"{place}: {error}" if place else str(error))
             continue
         package, extra = PACKAGES.get(kind, ("", ""))

@@ -17,6 +17,11 @@ from hedgerow.serve.edge.reading import Health, Pause
 WAITING_MAX = 10_000
 """Notices that wait for one actuator; then the oldest goes, and is counted."""
 BATCH_MAX = 500
+TRIES = 3
+"""After so many errors that speak of a value, notices go one by one; after as many again, the one
+that it is goes.
+"""
+_OF_A_VALUE = (ValueError, TypeError, ArithmeticError, LookupError)
 
 
 class Acting:
@@ -31,6 +36,8 @@ class Acting:
         self._alerting: set[str] = set()
         """Streams whose alert was told and whose end was not; no more than there are streams."""
         self._pause = Pause(around, rng)
+        self._choked = 0
+        """Errors of that kind since a batch was taken in."""
 
     def tell(self, notices: Iterable[Notice]) -> None:
         """Queue what this actuator's `when` lets through."""
@@ -70,20 +77,27 @@ class Acting:
                         await act(batch)
                         self.health.count += len(batch)
                         self.health.last_error = ""
+                        # One by one until nothing waits: the bad one may be any of them.
+                        self._choked = min(self._choked, TRIES) if self._waiting else 0
                         self._pause.reset()  # what opens and then fails is not well yet
                         batch = []
-            except UsageError:
-                raise
+            except UsageError as error:
+                raise UsageError(f"actuator {self.health.name}: {error}") from error
             except Exception as error:  # noqa: BLE001 - anybody's actuator; the others go on
-                self._put_back(batch)
+                self._choked += isinstance(error, _OF_A_VALUE) and bool(batch)
+                if len(batch) == 1 and self._choked >= 2 * TRIES:
+                    self._choked, self.health.dropped = TRIES, self.health.dropped + 1
+                else:
+                    self._put_back(batch)
                 batch = []
                 self.health.up = False
                 expected = isinstance(error, ActuatorDown)
-                self.health.failed(f"actuator {self.health.kind}", error, expected=expected)
+                self.health.failed(f"actuator {self.health.name}", error, expected=expected)
             await self._pause.wait()
 
     def _take(self) -> list[Notice]:
-        batch = [self._waiting.popleft() for _ in range(min(BATCH_MAX, len(self._waiting)))]
+        most = BATCH_MAX if self._choked < TRIES else 1
+        batch = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
         if not self._waiting:
             self._some.clear()
         return batch

@@ -20,7 +20,7 @@ from hedgerow.io.tasks import end
 from hedgerow.serve.edge.acting import Acting
 from hedgerow.serve.edge.engine import Engine
 from hedgerow.serve.edge.featuring import FeatureProcess
-from hedgerow.serve.edge.reading import Arrived, Health, keep_reading
+from hedgerow.serve.edge.reading import Arrived, Health, healths, keep_reading
 from hedgerow.serve.edge.streams import Cut
 from hedgerow.serve.inference.base import ModelDown
 
@@ -93,8 +93,15 @@ class Edge:
         self.engine, self.model, self.around = engine, model, around
         self._seen, self._labelled = seen, labelled
         self._queue: asyncio.Queue[Arrived] = asyncio.Queue(READINGS_MAX)
-        self._sensors = [(sensor, Health(kind)) for kind, sensor in sensors]
-        self._acting = [Acting(one, around, Health(kind), rng) for kind, one in actuators]
+        read = healths(kind for kind, _ in sensors)
+        self._sensors = [
+            (sensor, health) for (_, sensor), health in zip(sensors, read, strict=True)
+        ]
+        told = healths(kind for kind, _ in actuators)
+        self._acting = [
+            Acting(actuator, around, health, rng)
+            for (_, actuator), health in zip(actuators, told, strict=True)
+        ]
         self._rng = rng
         self._featuring: FeatureProcess | None = None
         self._featuring_of: InputSchema | None = None

@@ -42,6 +42,8 @@ BATCH_BYTES = 4 * 2**20
 WORTH_BYTES = 256 * 2**10
 """Below this the way there and back costs more than it saves."""
 ANSWER_SECONDS_MAX = 5.0
+START_SECONDS_MAX = 20.0
+"""The first answer of a process, which starts meanwhile."""
 AGAIN_SECONDS, AGAIN_SECONDS_MAX = 30.0, 3600.0
 """Pauses before a process that ended is started again."""
 SLOTS = 2
@@ -87,7 +89,7 @@ class FeatureProcess:
         self._since = 0.0  # when the process had nothing to do for the last time
         self._slots = list(range(SLOTS))
         self._free = asyncio.Semaphore(SLOTS)
-        self._starting = asyncio.Lock()
+        self._starting, self._started = asyncio.Lock(), False
         self._asked: deque[asyncio.Future[None]] = deque()
 
     @property
@@ -172,8 +174,9 @@ class FeatureProcess:
         if not self._asked:
             self._since = time.monotonic()
         self._asked.append(answer)
-        async with asyncio.timeout(ANSWER_SECONDS_MAX):
+        async with asyncio.timeout(ANSWER_SECONDS_MAX if self._started else START_SECONDS_MAX):
             await answer
+        self._started = True
         out[...] = self._memory.features[slot, : len(windows)]
 
     def _readable(self) -> None:
@@ -225,7 +228,7 @@ class FeatureProcess:
             theirs.close()
             os.close(memory)
         asyncio.get_running_loop().add_reader(ours, self._readable)
-        self._link = ours
+        self._link, self._started = ours, False
 
 
 def serve(link: socket.socket, memory: _Memory, featurise: Featuriser) -> None:

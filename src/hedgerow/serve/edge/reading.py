@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -33,6 +34,7 @@ class Health(msgspec.Struct):
     """How one sensor or actuator does, for the console, the metrics and `hedgerow status`."""
 
     kind: str
+    name: str
     up: bool = False
     failures: int = 0
     dropped: int = 0
@@ -47,6 +49,16 @@ class Health(msgspec.Struct):
         if self.last_error != why:
             log.warning("%s: %s; it is tried again", what, why, exc_info=not expected)
         self.last_error = why
+
+
+def healths(kinds: Iterable[str]) -> list[Health]:
+    """One for each, by a name of its own: `mqtt`, `mqtt 2` …"""
+    numbers: Counter[str] = Counter()
+    found = []
+    for kind in kinds:
+        numbers[kind] += 1
+        found.append(Health(kind, kind if numbers[kind] == 1 else f"{kind} {numbers[kind]}"))
+    return found
 
 
 class Pause:
@@ -90,9 +102,9 @@ async def keep_reading(
                     await queue.put((around.monotonic(), readings))
             health.up = False
             return
-        except UsageError:
-            raise
+        except UsageError as error:
+            raise UsageError(f"sensor {health.name}: {error}") from error
         except Exception as error:  # noqa: BLE001 - anybody's sensor; the others go on sensing
             health.up = False
-            health.failed(f"sensor {health.kind}", error, expected=isinstance(error, SensorDown))
+            health.failed(f"sensor {health.name}", error, expected=isinstance(error, SensorDown))
         await pause.wait()

@@ -63,7 +63,8 @@ function rateOf(rate) {
 export function counted(streams) {
   const parts = [`${words.plural(streams.total, "stream", "streams")}`];
   const told = { alert: "need a look", drift: "have changed", quiet: "are silent", learning: "are learning", fine: "are as usual" };
-  for (const [state, said] of Object.entries(told)) if (streams[state] > 0) parts.push(`${words.count(streams[state])} ${said}`);
+  const one = { alert: "needs a look", drift: "has changed", quiet: "is silent", learning: "is learning", fine: "is as usual" };
+  for (const [state, said] of Object.entries(told)) if (streams[state] > 0) parts.push(`${words.count(streams[state])} ${streams[state] === 1 ? one[state] : said}`);
   return `${parts.join(", ")}.`;
 }
 

@@ -73,7 +73,7 @@ export function streamsTold(view) {
   for (const chip of $("chips").children) {
     const state = chip.dataset.state;
     const count = state === "" ? view.streams.total : view.streams[state];
-    put(chip.lastChild, state === "" ? `All ${words.count(count)}` : `${words.count(count)} ${CHIP_WORDS[state]}`);
+    put(chip.lastChild, state === "" ? `All ${words.count(count)}` : `${words.count(count)} ${count === 1 ? STATE_WORDS[state] : CHIP_WORDS[state]}`);
     chip.hidden = state !== "" && count === 0 && query.state !== state;
   }
   showLately(view.events, few);
