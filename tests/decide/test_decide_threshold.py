@@ -127,9 +127,12 @@ def test_too_few_windows_are_refused() -> None:
         ([], [], 1.0),
         ([0.4, 0.9], [], 1.0),  # nothing to complain of
         ([1.4, 1.2], [], 1.4 * 1.05),  # false alarms: above the highest
-        ([0.3], [0.8] * 10, 0.8 * 0.95),  # faults that were missed
-        ([0.7], [0.6] * 10, 0.7 * 1.05),  # … but not at the price of what is normal
-        ([], [0.1] * 10, 0.5),
+        ([0.3], [0.9] * 10, 0.9 * 0.95),  # faults that were missed
+        ([0.9], [0.85] * 10, 0.9 * 1.05),  # … but not at the price of what is normal
+        ([0.7], [0.6] * 10, 1.0),  # as usual: the period was drawn too widely
+        ([], [0.1] * 10, 1.0),
+        ([], [0.7] * 30 + [3.0] * 70, 1.0),
+        ([], [0.85] * 10, 0.8075),
         ([99.0], [], 4.0),
         ([1.4], [3.0] * 10, 1.4 * 1.05),
     ],

@@ -158,7 +158,7 @@ def test_an_older_export_must_be_the_beginning_of_a_newer_one() -> None:
         ([b"{}"], "not a line"),
         ([b"\xff\xfe"], "not a line"),
         ([b"[" * 5_000], "not a line"),
-        ([b'{"line":"left"' + b" " * 70_000], "at most"),
+        ([b'{"line":"left"' + b" " * 600_000], "at most"),
         ([encode(Segment(device=ME, first=0, previous="ff" * 32, time=0.0))], "cannot be"),
         ([encode(Segment(device=ME, first=3, previous="no", time=0.0))], "hexadecimal"),
     ],

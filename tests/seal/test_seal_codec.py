@@ -18,6 +18,7 @@ from hedgerow.seal.codec import (
     encode,
     encode_with_residual,
     estimate,
+    round_trip,
 )
 from hedgerow.seal.eden import Eden
 from hedgerow.seal.entropy import Entropy
@@ -123,6 +124,8 @@ def test_every_codec_comes_back(codec: Codec) -> None:
     assert np.isfinite(got).all()
     assert data == encode(codec, x, 3, SHAPES)
     np.testing.assert_array_equal(got, decode(codec, data, SIZE, 3, SHAPES))
+    again, seen = round_trip(codec, x, 3, SHAPES)
+    assert again == data and seen.tobytes() == got.tobytes() and seen.dtype == got.dtype
     assert float(np.dot(got, x)) > 0
     assert estimate(codec, SIZE, SHAPES) == pytest.approx(len(data), abs=12, rel=0.1)
 

@@ -3,6 +3,7 @@
 import math
 import tracemalloc
 import zlib
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from hedgerow.core.errors import PeerError
 from hedgerow.core.layout import Vector
+from hedgerow.seal import bits
 from hedgerow.seal.bits import (
     golomb_bits,
     golomb_parameter,
@@ -86,6 +88,28 @@ def test_positions_come_back(data: st.DataObject, size: int) -> None:
     reader = Reader(pack_positions(positions, size) + b"x")
     np.testing.assert_array_equal(unpack_positions(reader, len(positions), size), positions)
     assert len(reader) == 1
+
+
+def found(data: bytes, count: int, size: int) -> tuple[list[int], int] | str:
+    reader = Reader(data)
+    try:
+        return unpack_positions(reader, count, size).tolist(), len(reader)
+    except PeerError as error:
+        return str(error)
+
+
+@given(st.data(), st.integers(1, 400), st.binary(max_size=60))
+def test_few_positions_are_what_many_would_be(data: st.DataObject, size: int, bad: bytes) -> None:
+    """One by one up to `FEW`, by arrays above: the same bytes, positions and refusals."""
+    chosen = data.draw(st.sets(st.integers(0, size - 1), min_size=1, max_size=bits.FEW))
+    positions, count = np.array(sorted(chosen), np.int64), len(chosen)
+    packed = pack_positions(positions, size)
+    few = [found(one, count, size) for one in (packed, packed[:-1], bad, packed + bad)]
+    with mock.patch.object(bits, "FEW", 0):
+        assert pack_positions(positions, size) == packed
+        many = [found(one, count, size) for one in (packed, packed[:-1], bad, packed + bad)]
+    assert few == many
+    assert few[0] == (positions.tolist(), 0)
 
 
 @given(st.integers(1, 8), st.data())

@@ -242,23 +242,26 @@ class Thresholds:
         self._set_limits()
 
 
-FACTOR_LEAST: Final = 0.5
+FACTOR_LEAST: Final = 0.8
 FACTOR_MOST: Final = 4.0
 _CAUGHT: Final = 0.9
 
 
 def chosen_factor(normal: Sequence[float], fault: Sequence[float]) -> float:
-    """What labels make of a threshold: a factor over the one from the data, 0.5 to 4.
+    """What labels make of a threshold: a factor over the one from the data, 0.8 to 4.
 
     Given are scores (1: at the threshold from the data) of windows that somebody called `normal`,
     and of windows called a `fault`. Without labels it is 1. Windows called normal do not alarm: the
     factor goes above the highest of them. If that, or 1, misses more than a tenth of the faults, it
     comes down to catch nine in ten, but not below what is normal: a false alarm that somebody has
-    already complained of is not given again.
+    already complained of is not given again. Windows "of a fault" that lie below all that the factor
+    may come down to count for nothing: nobody draws a period to the window, and a machine that is
+    well before and after its fault is not to alarm for it.
     """
     highest = max(normal, default=0.0) * 1.05
     wanted = max(1.0, highest)
-    if len(fault):
-        catching = float(np.quantile(np.asarray(fault, np.float64), 1 - _CAUGHT)) * 0.95
+    shown = [score for score in fault if score >= FACTOR_LEAST]
+    if shown:
+        catching = float(np.quantile(np.asarray(shown, np.float64), 1 - _CAUGHT)) * 0.95
         wanted = max(min(wanted, catching), highest)
     return float(np.clip(wanted, FACTOR_LEAST, FACTOR_MOST))

@@ -257,6 +257,12 @@ class Models:
         if self._edge is not None:
             self._edge.engine = self.engine()
 
+    def exported(self) -> bytes:
+        """The model that decides as one bundle, with the weights it decides with."""
+        serving = self.serving
+        version = serving.name.removeprefix(serving.bundle.manifest.name).strip(" ,")
+        return serving.bundle.with_weights(serving.weights, version or "1").to_bytes()
+
     def view(self, measures: Mapping[str, float]) -> ModelView:
         """The model in use and why it is this one."""
         serving, status = self.serving, self.runner.status

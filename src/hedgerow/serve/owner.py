@@ -286,7 +286,7 @@ class AgentOwner:
             agent.store,
             about=msgspec.json.encode(self.view()),
             record=agent.egress.export(),
-            models={"bundle.hedgerow": agent.bundle.to_bytes()},
+            models={"bundle.hedgerow": agent.models.exported()},
         )
 
     async def export_record(self) -> AsyncIterator[bytes]:

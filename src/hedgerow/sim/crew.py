@@ -153,6 +153,7 @@ class _Member:
             self.link.send(clients)
             well, answer = self.link.recv()
         except (EOFError, OSError) as error:
+            self.process.kill()  # should it live, and only its link be broken
             code = self.process.wait()
             raise UsageError(
                 f"a process that trained ended with {code}; if memory ran out (-9), take fewer "

@@ -12,6 +12,7 @@ no more often than rounds need devices.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from typing import Annotated
@@ -46,6 +47,7 @@ class Beat(msgspec.Struct, frozen=True):
     meets: bool
 
 
+@functools.lru_cache(maxsize=16)
 def mean_rate(peak: float) -> float:
     """The mean rate λ at which a peak of `peak` a second is not passed: λ + 5√λ = peak."""
     root = (-_DEVIATIONS + math.sqrt(_DEVIATIONS**2 + 4 * peak)) / 2
