@@ -50,8 +50,6 @@ Told: TypeAlias = Callable[[Run, RoundRow], None]
 Stop: TypeAlias = Callable[[], bool]
 BUNDLES = {"watch": "hedgerow.apps.watch"}
 """Bundles that come with Hedgerow, by name: the package each lies in. Others: `bench.models`."""
-_PROCESSES_FROM = 4096
-"""Clients a round; fewer do not make up for what it takes to start processes."""
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,7 +130,6 @@ def course_of(
                 seed=run.seed,
                 states=states,
                 widths=widths,
-                processes=experiment.rounds.cohort >= _PROCESSES_FROM,
             )
         )
         moving: Moving

@@ -27,8 +27,7 @@ from hedgerow.io import clock, memory
 from hedgerow.model.bundle import Bundle
 from hedgerow.model.samples import Samples, Views
 from hedgerow.protocol.learning import Shape, next_server
-from hedgerow.sim.engine import Engine
-from hedgerow.sim.totals import Round
+from hedgerow.sim.engine import Engine, Round
 
 Kind = Literal["mlp", "cnn1d", "cnn2d"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -52,9 +51,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 
 class SimulationResult(msgspec.Struct, frozen=True, kw_only=True):
     """One model's figures. GFLOP are those of the matrix products alone, at their own speed for
-    `gemm_peak_gflops`; `rss_mb` is that of all processes together. `eager` is a PyTorch loop over
-    clients and batches, on as many threads or on one, whichever is faster; None without the author
-    extra.
+    `gemm_peak_gflops`. `eager` is a PyTorch loop over clients and batches, on as many threads or
+    on one, whichever is faster; None without the author extra.
     """
 
     model: str
@@ -85,10 +83,6 @@ class PoolData:
 
     def __len__(self) -> int:
         return len(self.counts)
-
-    def __reduce__(self) -> tuple[type[PoolData], tuple[Samples, int, int, int]]:
-        """Without `counts`, which would be written out for every client."""
-        return PoolData, (self._pool, len(self), self._samples, self.classes)
 
     def samples(self, client: int, round: int = 0) -> Samples:
         """The client's rows, as views."""
@@ -121,11 +115,10 @@ def bench_simulation(asked: Workload) -> SimulationResult:
     )
     data = PoolData(pool, asked.clients, asked.samples, manifest.output.size)
     plan = LocalPlan(epochs=1.0, batch=asked.batch, rate=_RATE)
-    with Engine(bundle, data, processes=True) as engine:
+    with Engine(bundle, data) as engine:
         seconds = _rounds(engine, asked.clients, plan)
         workers, together = engine.workers, engine.together
-        processes = os.getpid(), *engine.processes
-        rss_mb = sum(memory.resident_bytes(number, "VmHWM") for number in processes) / 1e6
+    rss_mb = memory.resident_bytes(os.getpid(), "VmHWM") / 1e6
     each = statistics.median(seconds)
     updates = asked.clients / each
     gflops = updates * asked.samples * flops_of_sample(bundle) / 1e9

@@ -254,9 +254,9 @@ def chosen_factor(normal: Sequence[float], fault: Sequence[float]) -> float:
     and of windows called a `fault`. Without labels it is 1. Windows called normal do not alarm: the
     factor goes above the highest of them. If that, or 1, misses more than a tenth of the faults, it
     comes down to catch nine in ten, but not below what is normal: a false alarm that somebody has
-    already complained of is not given again. Windows "of a fault" that lie below all that the factor
-    may come down to count for nothing: nobody draws a period to the window, and a machine that is
-    well before and after its fault is not to alarm for it.
+    already complained of is not given again. Windows "of a fault" that lie below all that the
+    factor may come down to count for nothing: nobody draws a period to the window, and a machine
+    that is well before and after its fault is not to alarm for it.
     """
     highest = max(normal, default=0.0) * 1.05
     wanted = max(1.0, highest)

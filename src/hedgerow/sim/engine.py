@@ -14,7 +14,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache, partial
+from dataclasses import dataclass, field
+from functools import lru_cache
 from types import TracebackType
 from typing import TypeVar
 
@@ -34,28 +35,57 @@ from hedgerow.model.metrics import score
 from hedgerow.model.passes import Counts, Rows
 from hedgerow.model.predictor import Predictor
 from hedgerow.model.samples import Samples, sizes_of
+from hedgerow.protocol.learning import Sums
 from hedgerow.sense.augment import augmenter
-from hedgerow.sim.crew import Crew, lesson
 from hedgerow.sim.data import FederatedData, Viewed
 from hedgerow.sim.states import ClientStates
 from hedgerow.sim.terms import terms, well
-from hedgerow.sim.totals import LOSS_ONE, Round
 from hedgerow.sim.unroll import abreast, learner_of
 
 Model = Mapping[str, NDArray[np.float32]]
 Answer = TypeVar("Answer")
 _WINDOW = 4096  # clients that are sorted by their number of samples together
 _SCORE_BATCH = 512
+_LOSS_ONE = 1 << 20
 _PRIVATE = "private"
 _NUMBERS = 1_300_000
+
+
+@dataclass
+class Round:
+    """What some clients came to. Merging parts in any order gives the same, bit by bit.
+
+    `diverged` clients left the finite numbers; `refused` ones sent what no fleet would count in.
+    """
+
+    sums: Sums = field(default_factory=Sums)
+    clients: int = 0
+    samples: int = 0
+    steps: int = 0
+    loss_total: int = 0
+    diverged: list[int] = field(default_factory=list)
+    refused: list[int] = field(default_factory=list)
+
+    @property
+    def loss(self) -> float:
+        """The mean loss over all samples seen; NaN for none."""
+        return self.loss_total / _LOSS_ONE / self.samples if self.samples else float("nan")
+
+    def merge(self, other: Round) -> None:
+        """Count in another part."""
+        self.sums.merge(other.sums)
+        self.clients += other.clients
+        self.samples += other.samples
+        self.steps += other.steps
+        self.loss_total += other.loss_total
+        self.diverged = sorted(self.diverged + other.diverged)
+        self.refused = sorted(self.refused + other.refused)
 
 
 class Engine:
     """Trains the clients of `data`. Use as a context manager, or `close` it.
 
-    `workers` threads (None: one for each processor); with `processes` each has `sums` done by a
-    process of its own, unless clients keep something: the same bits, sooner where a client is
-    little work, for a hundred megabytes each. `together` clients a batch (None: as
+    `workers` threads (None: one for each processor); `together` clients a batch (None: as
     `clients_together` says); `states` keeps what clients keep (None: in temporary files, made when
     first wanted); `widths [N]` is which form of the bundle each client trains (None: the whole
     model); `learner` makes each worker's learner of a bundle.
@@ -73,7 +103,6 @@ class Engine:
         together: int | None = None,
         widths: Counts | None = None,
         learner: Callable[[Bundle], Learner] = learner_of,
-        processes: bool = False,
     ) -> None:
         self.bundle, self.data = bundle, data
         self.seed = seed
@@ -87,29 +116,10 @@ class Engine:
         self._here = threading.local()
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(self.workers, "hedgerow-learn")
-        self._crew: Crew | None = None
-        if processes and self.workers > 1:
-            make = partial(
-                Engine,
-                bundle,
-                data,
-                workers=1,
-                seed=seed,
-                augment=augment,
-                together=self.together,
-                widths=widths,
-                learner=learner,
-            )
-            self._crew = Crew(make)
         self._bundle_at = lru_cache(maxsize=None)(bundle.at_width)
         self._augmenter = lru_cache(maxsize=8)(
             lambda names: augmenter(names, bundle.manifest.input)
         )
-
-    @property
-    def processes(self) -> list[int]:
-        """The numbers of other processes that learn for this one."""
-        return [] if self._crew is None else self._crew.processes
 
     # Learning -------------------------------------------------------------------------------------
 
@@ -147,16 +157,10 @@ class Engine:
         staleness: int = 0,
     ) -> Round:
         """The same, summed as the coordinator would; `staleness` versions late."""
-        crew = None if self._prepare(algorithm) else self._crew
+        self._prepare(algorithm)
         total = Round()
-        told = b""
-        if crew is not None:
-            task = {"algorithm": algorithm, "model": model, "plan": plan, "round": round}
-            told = lesson(**task, staleness=staleness)
 
         def share(ids: Counts) -> Round:
-            if crew is not None:
-                return crew.sums(told, ids)
             contribution = self._contribution(algorithm, model, plan, ids, round)
             part = self._summed(algorithm, contribution, ids, staleness)
             counted = ~np.isin(ids, part.diverged + part.refused)
@@ -191,12 +195,8 @@ class Engine:
         return found
 
     def close(self) -> None:
-        """End the threads and processes; what clients kept in temporary files is gone."""
-        if self._crew is not None:
-            self._crew.kill()  # what is still under way, nobody waits for
+        """End the threads; what clients kept in temporary files is gone."""
         self._pool.shutdown()
-        if self._crew is not None:
-            self._crew.close()
         if self._own_states is not None:
             self._own_states.close()
 
@@ -302,19 +302,17 @@ class Engine:
         assert states is not None
         return states
 
-    def _prepare(self, algorithm: Algorithm) -> bool:
-        """Make room for what clients keep; whether they keep anything."""
+    def _prepare(self, algorithm: Algorithm) -> None:
         layout = self.bundle.manifest.layout
         private = layout.size - layout.shared_size
         if not algorithm.keeps and not private:
-            return False
+            return
         if self._given_states is None and self._own_states is None:
             self._own_states = ClientStates(len(self.data))
         if private:
             self._states.open(_PRIVATE, private)
         for name in algorithm.keeps:
             self._states.open(f"kept-{name}", layout.size)
-        return True
 
     def kept_by(
         self, clients: Counts, contribution: Contribution, *, fine: bool = False
@@ -365,7 +363,7 @@ class Engine:
         part.samples = int(trained.samples[taken].sum())
         part.steps = int(trained.steps[taken].sum())
         seen = taken & (trained.samples > 0)
-        totals = trained.loss[seen] * trained.samples[seen] * LOSS_ONE
+        totals = trained.loss[seen] * trained.samples[seen] * _LOSS_ONE
         part.loss_total = sum(map(int, np.rint(totals).tolist()))
         return part
 

@@ -21,12 +21,14 @@ from hedgerow.core.layout import Vector
 from hedgerow.core.schema import LocalPlan
 from hedgerow.protocol.learning import Shape, Sums
 from hedgerow.seal.codec import Codec
+from hedgerow.sim.engine import Round
 from hedgerow.sim.keeping import given_back, taken
 from hedgerow.sim.learning import Clients, Learning, Model, outcomes
 from hedgerow.sim.postage import device_id
 from hedgerow.sim.residuals import Residuals
 from hedgerow.sim.states import ClientStates
-from hedgerow.sim.totals import LOSS_ONE, Round
+
+LOSS_ONE = 1 << 20
 
 
 @dataclass(frozen=True)
