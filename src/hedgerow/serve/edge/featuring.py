@@ -220,6 +220,7 @@ class FeatureProcess:
                 env={name: os.environ[name] for name in _KEPT if name in os.environ}
                 | {"OMP_NUM_THREADS": "1"},
                 preexec_fn=ends_with_parent(),
+                process_group=0,  # Ctrl-C is for the agent, which ends it in order
             )
         except BaseException:
             ours.close()

@@ -108,6 +108,7 @@ class Worker:
                 env={name: os.environ[name] for name in _KEPT if name in os.environ}
                 | {"OMP_NUM_THREADS": str(threads), "MALLOC_ARENA_MAX": "1"},
                 preexec_fn=ends_with_parent(),
+                process_group=0,  # Ctrl-C is for the agent, which ends it in order
             )
             worker = cls(spec, arena, ours, process)
         except BaseException:

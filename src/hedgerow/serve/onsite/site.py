@@ -331,6 +331,7 @@ class OnSite:
             env={name: os.environ[name] for name in _KEPT if name in os.environ}
             | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
             preexec_fn=ends_with_parent(),
+            process_group=0,  # Ctrl-C is for the agent, which ends it in order
         )
         pace = Pace(process.pid, self.settings.cpu_share, self._around.monotonic)
         wait = asyncio.create_task(process.wait())
