@@ -105,6 +105,25 @@ def test_a_state_can_be_asked_for() -> None:
     assert names(board.page(StreamQuery(state="drift"), 0.0).streams) == []
 
 
+def test_without_every_reason_the_newest_of_a_batch_still_holds() -> None:
+    board = Board(streams_max=1)
+    batch = [
+        notice("a", 0.0, reason="calm"),
+        notice("a", 1.0, label="anomaly", reason="loud", changed=True, alert=True),
+        notice("a", 2.0, label="normal", reason="calm again"),
+        notice("b", 2.0),
+    ]
+    rows = board.tell(batch, now=10.0, every_reason=False)
+    assert rows == [0, 0, 0, -1]
+    board.set_learning(rows, [False, False, False, True])  # no row for b: nothing to say of it
+    detail = board.detail("a", now=10.0)
+    assert detail is not None
+    shown = detail.stream
+    assert (shown.label, shown.time_seconds, shown.reason) == ("normal", 2.0, "loud")
+    assert shown.state == "fine"
+    assert board.unseen == 1
+
+
 def test_newest_first() -> None:
     board = board_of(notice("a", 3.0), notice("b", 9.0), notice("c", 5.0))
     assert names(board.page(StreamQuery(order="newest"), 0.0).streams) == ["b", "c", "a"]

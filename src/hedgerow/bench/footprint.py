@@ -22,7 +22,7 @@ import msgspec
 import hedgerow
 from hedgerow.core.errors import HedgerowError
 from hedgerow.io import data
-from hedgerow.io.children import ends_with_parent
+from hedgerow.io.children import children_of, ends_with_parent
 from hedgerow.io.memory import resident_bytes
 from hedgerow.protocol.fleet import RoundRules
 from hedgerow.serve.fleet import running_fleet
@@ -58,7 +58,7 @@ def bench_footprint() -> FootprintResult:
 async def _bench(home: Path) -> FootprintResult:
     async with _agent(home / "alone") as process:
         await asyncio.sleep(START_SECONDS)
-        model = sum(resident_bytes(child) for child in _children(process.pid))
+        model = sum(resident_bytes(child) for child in children_of(process.pid))
         infer, peak = (_resident(process, field) for field in ("VmRSS", "VmHWM"))
     rules = RoundRules(cohort=1, quorum=1, rounds=ROUNDS)
     settings = CoordinatorSettings(
@@ -97,14 +97,6 @@ async def _agent(
         if process.returncode is None:
             process.terminate()
         await process.wait()
-
-
-def _children(process: int) -> list[int]:
-    return [
-        int(child)
-        for thread in Path(f"/proc/{process}/task").glob("[0-9]*")
-        for child in (thread / "children").read_text().split()
-    ]
 
 
 def _resident(process: asyncio.subprocess.Process, field: str) -> int:

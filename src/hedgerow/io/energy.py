@@ -21,6 +21,7 @@ from typing import Annotated, Final, Literal, NamedTuple, TypeAlias
 import msgspec
 
 from hedgerow.io import clock
+from hedgerow.io.children import children_of
 
 Source: TypeAlias = Literal["rapl", "battery", "estimate"]
 _MICRO: Final = 1e-6
@@ -155,13 +156,13 @@ class EnergyMeter:
         if own is None:
             return sum(os.times()[:4])
         ticks = sum(own[11:15])
-        waiting, seen = _children(self._root, self._process), {self._process}
+        waiting, seen = children_of(self._process, self._root), {self._process}
         while waiting and len(seen) < _PROCESSES_MAX:
             child = waiting.pop()
             if child not in seen:
                 seen.add(child)
                 ticks += sum((_stat(self._root, child) or [0] * 15)[11:15])
-                waiting += _children(self._root, child)
+                waiting += children_of(child, self._root)
         return ticks / self._hz
 
     def _busy_seconds(self) -> float:
@@ -257,13 +258,6 @@ def _stat(root: Path, process: int) -> list[int] | None:
     if len(fields) < 15:
         return None
     return [int(field) if field.lstrip("-").isdigit() else 0 for field in fields]
-
-
-def _children(root: Path, process: int) -> list[int]:
-    children: list[int] = []
-    for thread in (root / f"proc/{process}/task").glob("[0-9]*"):
-        children += [int(child) for child in _text(thread / "children").split()]
-    return children
 
 
 def _number(path: Path) -> float | None:

@@ -92,13 +92,18 @@ class Board:
             self.labels.append(label)
         return number
 
-    def tell(self, notices: Sequence[Notice], now: float) -> None:
-        """Take in decisions as they are told, with their reasons."""
+    def tell(
+        self, notices: Sequence[Notice], now: float, *, every_reason: bool = True
+    ) -> list[int]:
+        """Take in decisions as they are told, oldest first; gives the row of each, -1: no room.
+
+        With their reasons, which cost the most; or only those of changes and alerts.
+        """
         if not notices:
-            return
+            return []
         rows = [self.row(notice.stream) for notice in notices]
         for row, notice in zip(rows, notices, strict=True):
-            if row >= 0:
+            if row >= 0 and (every_reason or notice.changed or notice.alert):
                 self._texts[row] = (notice.reason, notice.model)
         self.push(
             rows,
@@ -110,6 +115,7 @@ class Board:
             drifts=[notice.drift for notice in notices],
             alerts=[notice.alert for notice in notices],
         )
+        return rows
 
     def push(
         self,
@@ -159,8 +165,11 @@ class Board:
             ring.add(places, times, far, sure, numbers)
 
     def set_learning(self, rows: ArrayLike, learning: ArrayLike) -> None:
-        """Say of streams whether their normal is still being learned."""
-        self._latest["learning"][np.asarray(rows, np.int64)] = learning
+        """Say of streams whether their normal is still being learned; rows of -1 are left out."""
+        places = np.atleast_1d(np.asarray(rows, np.int64))
+        here = places >= 0
+        given = np.broadcast_to(np.asarray(learning, np.bool_), places.shape)
+        self._latest["learning"][places[here]] = given[here]
 
     def forget(self, stream: str) -> bool:
         """Drop everything of a stream and free its row; whether it was there."""

@@ -23,6 +23,7 @@ from hedgerow.protocol.owner import ModelView
 from hedgerow.sense.features import features
 from hedgerow.serve.edge.edge import Edge, Judged
 from hedgerow.serve.edge.engine import Engine
+from hedgerow.serve.edge.streams import rows_of
 from hedgerow.serve.home import Home
 from hedgerow.serve.inference.base import Happened, ModelDown, ModelRefused, ModelSpec
 from hedgerow.serve.inference.guard import GuardedModel
@@ -200,7 +201,7 @@ class Models:
 
     def seen(self, judged: Judged) -> None:
         """A batch was judged: what is in its trial judges it too."""
-        rows = np.fromiter((cut.stream.row for cut in judged.cuts), np.int64, len(judged.cuts))
+        rows = rows_of(judged.cuts)
         self.trials.seen(judged.given, judged.answers, rows=rows)
         seconds = np.array([notice.time_seconds for notice in judged.notices])
         scores = np.array([notice.score for notice in judged.notices], np.float32)

@@ -64,14 +64,8 @@ class Watching:
         self.windows += len(notices)
         self.latest = notices[-1]
         self.latency.observe(np.full(len(notices), seconds))
-        if len(notices) <= TOLD_WHOLE:
-            self.board.tell(notices, now)
-        else:
-            self._push(notices, now)
-        rows = [self.board.row(notice.stream) for notice in notices]
-        known = [row for row in rows if row >= 0]  # a full board has no row for more
-        if len(known) == len(rows):
-            self.board.set_learning(rows, [notice.label == LEARNING for notice in notices])
+        rows = self.board.tell(notices, now, every_reason=len(notices) <= TOLD_WHOLE)
+        self.board.set_learning(rows, [notice.label == LEARNING for notice in notices])
         for cut, notice in zip(cuts, notices, strict=True):
             exception = notice.changed or notice.alert
             if exception:
@@ -80,22 +74,6 @@ class Watching:
                 self._keep(cut)
         if self._looked_at:
             self._look(cuts)
-
-    def _push(self, notices: Sequence[Notice], now: float) -> None:
-        board = self.board
-        self.board.push(
-            [board.row(notice.stream) for notice in notices],
-            now,
-            seconds=[notice.time_seconds for notice in notices],
-            labels=[board.label_number(notice.label) for notice in notices],
-            confidences=[notice.confidence for notice in notices],
-            scores=[notice.score for notice in notices],
-            drifts=[notice.drift for notice in notices],
-            alerts=[notice.alert for notice in notices],
-        )
-        told = [notice for notice in notices if notice.changed or notice.alert]
-        if told:
-            board.tell(told, now)
 
     def _keep(self, cut: Cut) -> None:
         window = cut.window

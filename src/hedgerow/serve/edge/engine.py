@@ -25,7 +25,7 @@ from hedgerow.decide.notice import Notice
 from hedgerow.decide.rules import Band, Rule, decide
 from hedgerow.io.sensors.base import Block, Gone, Reading
 from hedgerow.model.bundle import Manifest
-from hedgerow.serve.edge.streams import Cut, Streams
+from hedgerow.serve.edge.streams import Cut, Streams, rows_of
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class Engine:
         """Model inputs `[B, *shape]`: features in units of each stream's own spread, if known."""
         if self.scorer is None:
             return features
-        return self.scorer.prepare(_rows(cuts), features, _usable(cuts))
+        return self.scorer.prepare(rows_of(cuts), features, _usable(cuts))
 
     def judge(self, cuts: Sequence[Cut], given: Array, answers: Array) -> list[Notice]:
         """What is decided of each window, given `[B, *shape]` and the model's answers `[B, size]`.
@@ -93,7 +93,7 @@ class Engine:
         scores: Sequence[float] = ()
         drifts: Sequence[float] = ()
         if self.scorer is not None:
-            rows = _rows(cuts)
+            rows = rows_of(cuts)
             scores = self.scorer(rows, given, answers).tolist()
             drifts = self.scorer.drift(rows).tolist()
         notices = [
@@ -109,7 +109,7 @@ class Engine:
         if self.drift is not None:
             doubts = np.array([1 - notice.confidence for notice in notices], np.float32)
             self.drift.grow(1 << len(self.streams).bit_length())
-            found = self.drift.update(_rows(cuts), doubts).tolist()
+            found = self.drift.update(rows_of(cuts), doubts).tolist()
             notices = [
                 msgspec.structs.replace(notice, drift=statistic)
                 for notice, statistic in zip(notices, found, strict=True)
@@ -174,10 +174,6 @@ class Engine:
         if isinstance(self._rule, Rule):
             return False
         return label in (self._rule.below, self._rule.above)
-
-
-def _rows(cuts: Sequence[Cut]) -> NDArray[np.int64]:
-    return np.fromiter((cut.stream.row for cut in cuts), np.int64, len(cuts))
 
 
 def _usable(cuts: Sequence[Cut]) -> NDArray[np.bool_]:

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from hedgerow.core.schema import InputSchema
 from hedgerow.io import clock
-from hedgerow.io.children import ends_with_parent
+from hedgerow.io.children import bare_environment, ends_with_parent
 from hedgerow.io.memory import release_startup_pages
 from hedgerow.sense.features import Featuriser
 from hedgerow.serve.inference.arena import anonymous_file
@@ -50,8 +50,6 @@ SLOTS = 2
 """Batches on their way at once: one is filled while features of the other are made."""
 _REQUEST = struct.Struct("<II")
 """Slot, windows; the answer is the same."""
-_KEPT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "HOME", "TMPDIR")
-"""What of the environment the process may know; the agent's secrets may be in the rest."""
 
 
 class _Memory:
@@ -217,8 +215,7 @@ class FeatureProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), memory),
-                env={name: os.environ[name] for name in _KEPT if name in os.environ}
-                | {"OMP_NUM_THREADS": "1"},
+                env=bare_environment(OMP_NUM_THREADS="1"),
                 preexec_fn=ends_with_parent(),
                 process_group=0,  # Ctrl-C is for the agent, which ends it in order
             )

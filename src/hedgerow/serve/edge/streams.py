@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from hedgerow.core.schema import InputSchema
 from hedgerow.decide.notice import Notice
@@ -69,6 +71,11 @@ class Cut(msgspec.Struct, frozen=True, eq=False, gc=False):
     stream: Stream
     window: Window
     historical: bool
+
+
+def rows_of(cuts: Sequence[Cut]) -> NDArray[np.int64]:
+    """The row of each window's stream, i64 `[B]`."""
+    return np.fromiter((cut.stream.row for cut in cuts), np.int64, len(cuts))
 
 
 class Streams:

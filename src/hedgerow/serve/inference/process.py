@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hedgerow.io import clock
-from hedgerow.io.children import ends_with_parent
+from hedgerow.io.children import bare_environment, ends_with_parent
 from hedgerow.io.memory import resident_bytes
 from hedgerow.model.running import Choice
 from hedgerow.serve.inference.arena import (
@@ -36,8 +36,6 @@ Array = NDArray[np.float32]
 MODULE = "hedgerow.serve.inference.worker"
 RETIRE_SECONDS = 0.005
 CANNOT = "the model cannot answer this; the agent's log says why"
-_KEPT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "HOME", "TMPDIR", "CUDA_VISIBLE_DEVICES")
-"""What of the environment a model's process may know; the agent's secrets may be in the rest."""
 
 
 @dataclass(slots=True)
@@ -105,8 +103,9 @@ class Worker:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 pass_fds=descriptors,
-                env={name: os.environ[name] for name in _KEPT if name in os.environ}
-                | {"OMP_NUM_THREADS": str(threads), "MALLOC_ARENA_MAX": "1"},
+                env=bare_environment(
+                    "CUDA_VISIBLE_DEVICES", OMP_NUM_THREADS=str(threads), MALLOC_ARENA_MAX="1"
+                ),
                 preexec_fn=ends_with_parent(),
                 process_group=0,  # Ctrl-C is for the agent, which ends it in order
             )

@@ -31,7 +31,7 @@ from safetensors import SafetensorError
 
 from hedgerow.core.layout import Vector
 from hedgerow.core.streams import stream
-from hedgerow.io.children import ends_with_parent
+from hedgerow.io.children import bare_environment, ends_with_parent
 from hedgerow.io.surroundings import Surroundings
 from hedgerow.model.bundle import Bundle
 from hedgerow.model.normal import Rows
@@ -47,8 +47,6 @@ log = logging.getLogger(__name__)
 Array = NDArray[np.float32]
 
 MODULE: Final = "hedgerow.serve.onsite.training"
-_KEPT: Final = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "HOME", "TMPDIR")
-"""What of the environment the process may know; the agent's secrets may be in the rest."""
 _LABELLED_MIN: Final = 16
 _HELD_OUT_MIN: Final = 8
 
@@ -328,8 +326,7 @@ class OnSite:
             *(sys.executable, "-P", "-m", MODULE, str(home)),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
-            env={name: os.environ[name] for name in _KEPT if name in os.environ}
-            | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
+            env=bare_environment(OMP_NUM_THREADS="1", MALLOC_ARENA_MAX="1"),
             preexec_fn=ends_with_parent(),
             process_group=0,  # Ctrl-C is for the agent, which ends it in order
         )
